@@ -1,0 +1,402 @@
+"""One YAML file decides a run: the profile, checked before anything long starts, and the place where its results live.
+
+A profile names the model, the training of the variants and the size of the measurements. It may build on another one
+(``extends: pocket``) and is frozen once read. Every key is checked: a misspelt one, a wrong type or a value out of
+range is an error that names the file, the key and what is allowed. Results live in ``results/<profile>/``; nothing
+appears there under its final name before it is whole, and a table says which profile and format wrote it, so that old
+and new results cannot be mixed silently.
+"""
+
+import ast
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rewired.errors import RewiredError, choice
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The repository: ``config/`` and ``models/`` are found from here."""
+FORMAT = 1
+"""Version of the tables' columns and meaning; a table of another version is refused. Raise it when either changes."""
+
+
+# --- the schema ----------------------------------------------------------------------------------------------------
+
+
+class Section(BaseModel):
+    """A group of keys; unknown ones are refused and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Model(Section):
+    path: str = Field(min_length=1)  # a folder (from the repository) or a hub id
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Prompts(Section):
+    game: str = "prisoners_dilemma"
+    labels: tuple[str, str] = ("action1", "action2")  # cooperate, defect
+
+
+class Training(Section):
+    algorithm: Literal["ppo", "grpo"] = "ppo"
+    variants: tuple[str, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field(min_length=1)
+    opponent: str = "tit_for_tat"
+    wordings: tuple[str, ...] = Field(default=("structured",), min_length=1)
+    matrices: tuple[tuple[int, int, int, int], ...] = Field(default=((3, 0, 4, 1),), min_length=1)  # R, S, T, P
+    episodes: int = Field(gt=0)
+    steps_per_episode: int = Field(default=5, gt=0)
+    batch_size: int = Field(gt=0)
+    gradient_accumulation: int = Field(default=1, gt=0)
+    ppo_epochs: int = Field(default=4, gt=0)
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["constant", "linear"] = "constant"
+    clip: float = Field(default=0.2, gt=0)
+    value_coefficient: float = Field(default=0.1, ge=0)
+    gamma: float = Field(default=1.0, ge=0, le=1)
+    lam: float = Field(default=0.95, ge=0, le=1)
+    kl: float = Field(default=0.2, ge=0)
+    temperature: float = Field(default=1.0, gt=0)
+    max_new_tokens: int = Field(default=4, gt=0)
+    lora_rank: int = Field(gt=0)
+    lora_alpha: int = Field(gt=0)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+    log_every: int = Field(default=10, gt=0)  # episodes
+    checkpoint_every: int = Field(default=100, gt=0)  # episodes
+    bf16: bool = False
+
+    @model_validator(mode="after")
+    def _once(self) -> "Training":
+        for key in ("variants", "seeds", "wordings", "matrices"):
+            values = getattr(self, key)
+            if len(set(values)) < len(values):
+                raise ValueError(f"training.{key} lists a value twice: {list(values)}")
+        return self
+
+
+class Decisions(Section):
+    batch_size: int = Field(default=64, gt=0)
+    samples: int = Field(default=400, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class Profile(Section):
+    """A checked profile. ``name`` is the file's name without ``.yaml`` and names the folder of its results."""
+
+    name: str
+    seed: int = 0
+    threads: int = Field(default=1, gt=0)
+    model: Model
+    prompts: Prompts = Prompts()
+    training: Training
+    decisions: Decisions = Decisions()
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice (plain YAML keeps the last one silently)."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = {str(key) for key in keys if keys.count(key) > 1}
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(sorted(twice))} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+def known_profiles() -> list[str]:
+    """Names of the profiles in ``config/``."""
+    return sorted(file.stem for file in (ROOT / "config").glob("*.yaml") if file.stem != "heldout")
+
+
+def load(name_or_path: str | Path = "pocket", overrides: Mapping[str, Any] | Iterable[str] | None = None) -> Profile:
+    """The profile of that name in ``config/``, or the one in that YAML file, with ``overrides`` applied on top.
+
+    ``overrides`` is ``{"training.kl": 0.1}`` or ``["training.kl=0.1"]``; values of the second form are read as YAML.
+    Raises RewiredError for an unknown profile, a key that does not exist, or a value of the wrong type or range.
+    """
+    file = _file(name_or_path)
+    data = _read(file, seen=())
+    for dotted, value in _pairs(overrides or {}):
+        _set(data, dotted, value)
+    try:
+        return Profile.model_validate({**data, "name": file.stem})
+    except ValidationError as error:
+        raise RewiredError(_explain(file, error)) from None
+
+
+def _file(name_or_path: str | Path) -> Path:
+    text = str(name_or_path)
+    file = Path(text) if text.endswith((".yaml", ".yml")) else ROOT / "config" / f"{text}.yaml"
+    if "/" not in text and not text.endswith((".yaml", ".yml")) and text not in known_profiles():
+        raise choice("profile", text, known_profiles(), "Name one of them, or the path of a YAML file of your own.")
+    if not file.is_file():
+        raise RewiredError(f"There is no profile file {file}. Known profiles: {', '.join(known_profiles())}.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", file.stem):
+        raise RewiredError(f"The profile file {file} names a results folder: use letters, digits, '.', '_' and '-'.")
+    return file
+
+
+def _read(file: Path, seen: tuple[Path, ...]) -> dict:
+    """The file's keys over those of the profile it extends."""
+    try:
+        data = yaml.load(file.read_text(), Loader=_Loader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RewiredError(f"The profile {file} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise RewiredError(f"The profile {file} must hold `key: value` lines, like config/pocket.yaml.")
+    if "name" in data:
+        raise RewiredError(f"The profile {file} sets `name`, but a profile is named by its file. Remove that line.")
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    sibling = file.with_name(f"{parent}.yaml")
+    base = sibling if sibling.is_file() else _file(parent)
+    if base.resolve() in (file.resolve(), *seen):
+        raise RewiredError(f"The profile {file} extends itself through {parent!r}. Remove one `extends:` line.")
+    return _merge(_read(base, (*seen, file.resolve())), data)
+
+
+def _merge(base: dict, top: dict) -> dict:
+    merged = dict(base)
+    for key, value in top.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merge(base[key], value) if both else value
+    return merged
+
+
+def _pairs(overrides: Mapping[str, Any] | Iterable[str]) -> list[tuple[str, Any]]:
+    if isinstance(overrides, Mapping):
+        return list(overrides.items())
+    pairs = []
+    for text in [overrides] if isinstance(overrides, str) else overrides:
+        key, sign, value = str(text).partition("=")
+        if not sign:
+            raise RewiredError(f"The override {text!r} is not of the form key=value, for example training.kl=0.1.")
+        try:
+            pairs.append((key.strip(), yaml.load(value, Loader=_Loader)))  # noqa: S506 - a safe loader
+        except yaml.YAMLError:
+            raise RewiredError(f"The override {text!r} has a value that is not valid YAML: {value!r}.") from None
+    return pairs
+
+
+def _set(data: dict, dotted: str, value: Any) -> None:
+    if dotted not in fields():
+        inside = [name for name in fields() if name.rpartition(".")[0] == dotted.rpartition(".")[0]]
+        raise choice("profile key", dotted, inside or fields())
+    section, _, key = dotted.rpartition(".")
+    if section:
+        data[section] = {**(data.get(section) or {}), key: value}
+    else:
+        data[key] = value
+
+
+def fields() -> Iterator[str]:
+    """Every key a profile may set, dotted: ``seed``, ``training.kl``, …"""
+    for name, field in Profile.model_fields.items():
+        if name == "name":
+            continue
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from (f"{name}.{key}" for key in field.annotation.model_fields)
+        else:
+            yield name
+
+
+def _explain(file: Path, error: ValidationError) -> str:
+    """All problems of a profile in one paragraph."""
+    sections = sorted({key.partition(".")[0] for key in fields()})
+    told = []
+    for problem in error.errors():
+        place = [str(part) for part in problem["loc"]]
+        key = ".".join(place)
+        if problem["type"] == "extra_forbidden":
+            inside = [name for name in fields() if name.rpartition(".")[0] == ".".join(place[:-1])]
+            told.append(str(choice("key", key, inside if len(place) > 1 else sections)))
+        elif problem["type"] == "missing":
+            told.append(f"{key} is missing.")
+        else:
+            value = "" if problem["type"] == "value_error" else f"{key} is {problem['input']!r}: "
+            told.append(f"{value}{problem['msg'].removeprefix('Value error, ')}.")
+    return f"The profile {_short(file)} cannot be used. {' '.join(told)} Mend it there or in the override that set it."
+
+
+def _short(file: Path) -> Path:
+    return file.resolve().relative_to(ROOT) if file.resolve().is_relative_to(ROOT) else file
+
+
+# --- where results live --------------------------------------------------------------------------------------------
+
+
+def results_dir(profile: Profile | str) -> Path:
+    """``results/<profile>`` in the repository, or under the folder that the variable REWIRED_ROOT names."""
+    name = profile if isinstance(profile, str) else profile.name
+    return Path(os.environ.get("REWIRED_ROOT") or ROOT) / "results" / name
+
+
+def output_dir(profile: Profile | str) -> Path:
+    """Where a notebook writes its tables and figures.
+
+    Inside ``make book`` that is ``results_dir``. A notebook run by hand, perhaps with another parameter, writes to
+    ``results/<profile>/trials`` instead, so that what it tries never mixes with the book's results.
+    """
+    return results_dir(profile) if os.environ.get("REWIRED_BUILD") else results_dir(profile) / "trials"
+
+
+def write_table(frame, path: str | Path, profile: Profile | str) -> Path:
+    """Write a data frame as parquet: the same frame gives the same bytes. The index is not kept.
+
+    The file says which profile and table format wrote it and holds no time and no host.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    name = profile if isinstance(profile, str) else profile.name
+    stamp = {"rewired": json.dumps({"profile": name, "format": FORMAT})}
+    sink = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(stamp), sink, compression="zstd")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(sink.getvalue())
+    return Path(path)
+
+
+def read_table(path: str | Path, profile: Profile | str):
+    """The data frame that ``write_table`` wrote there for this profile.
+
+    Raises RewiredError when the file is missing, damaged, of another profile or of another table format.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path, name = Path(path), profile if isinstance(profile, str) else profile.name
+    rebuild = f"`make book PROFILE={name}` makes it"
+    if not path.is_file():
+        raise RewiredError(f"There is no table {path}; {rebuild}.")
+    try:
+        table = pq.read_table(pa.BufferReader(path.read_bytes()))
+        stamp = json.loads((table.schema.metadata or {})[b"rewired"])
+    except (pa.ArrowException, OSError, KeyError, ValueError):
+        raise RewiredError(
+            f"The table {path} is damaged, or was not written by this book. Delete it; {rebuild} anew."
+        ) from None
+    if stamp != {"profile": name, "format": FORMAT}:
+        raise RewiredError(
+            f"The table {path} was written for profile {stamp.get('profile')!r} in table format "
+            f"{stamp.get('format')!r}; profile {name!r} in format {FORMAT} is needed. Delete it; {rebuild} anew."
+        )
+    return table.to_pandas()
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary file name beside ``path``; renamed to it when the block ends well, removed when it does not."""
+    path = Path(path)
+    with _disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_dir(path: str | Path) -> Iterator[Path]:
+    """An empty temporary folder beside ``path``; takes its name (and its place) when the block ends well."""
+    path = Path(path)
+    with _disk(path):
+        temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            shutil.rmtree(path, ignore_errors=True)
+            os.replace(temporary, path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Turns a full or read-only disk into a paragraph; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EROFS: "read-only disk",
+                   errno.EACCES: "no permission"}  # fmt: skip
+        if error.errno not in reasons:
+            raise
+        raise RewiredError(
+            f"Cannot write {path}: {reasons[error.errno]}. Nothing was left under that name. Make room (`make clean` "
+            "removes all results), or name another folder in the variable REWIRED_ROOT, then start again."
+        ) from None
+
+
+# --- starting a notebook -------------------------------------------------------------------------------------------
+
+
+def start(profile: str | Path = "pocket", overrides: Mapping[str, Any] | Iterable[str] | None = None) -> Profile:
+    """First call of every notebook: check its parameters, read the profile, pin the threads, keep the libraries quiet.
+
+    Raises RewiredError when papermill passed a parameter that the notebook's ``parameters`` cell does not have.
+    """
+    _check_parameters()
+    chosen = load(profile, overrides)
+    for name, value in environment(chosen).items():
+        os.environ.setdefault(name, value)
+    import torch
+
+    torch.set_num_threads(chosen.threads)
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.set_verbosity_error()
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+    return chosen
+
+
+def environment(profile: Profile) -> dict[str, str]:
+    """Variables that pin thread counts and silence progress bars; set before a kernel starts."""
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    fixed = {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return {name: str(profile.threads) for name in threads} | quiet | fixed
+
+
+def _check_parameters() -> None:
+    """Compare the cell papermill injected with the parameters cell before it (papermill itself only warns)."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    cells = [cell for cell in (shell.user_ns.get("In", []) if shell else []) if cell.strip()]
+    if len(cells) < 2 or not cells[1].lstrip().startswith("# Parameters"):
+        return
+    refuse_unknown(_assigned(cells[1]), _assigned(cells[0]), "this notebook")
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise RewiredError for the first parameter in ``given`` that is not ``known``."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise choice(f"parameter of {where}:", name, known, "They stand in its first code cell.")
+
+
+def _assigned(source: str) -> list[str]:
+    """Names that a cell assigns at its top level."""
+    targets = [t for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
+    targets += [node.target for node in ast.parse(source).body if isinstance(node, ast.AnnAssign)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
