@@ -156,7 +156,7 @@ def _file(name_or_path: str | Path) -> Path:
 def _read(file: Path, seen: tuple[Path, ...]) -> dict:
     """The file's keys over those of the profile it extends."""
     try:
-        data = yaml.load(file.read_text(), Loader=_Loader)  # noqa: S506 - a safe loader
+        data = yaml.load(file.read_text(), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RewiredError(f"The profile {file} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
@@ -190,7 +190,7 @@ def _pairs(overrides: Mapping[str, Any] | Iterable[str]) -> list[tuple[str, Any]
         if not sign:
             raise RewiredError(f"The override {text!r} is not of the form key=value, for example training.kl=0.1.")
         try:
-            pairs.append((key.strip(), yaml.load(value, Loader=_Loader)))  # noqa: S506 - a safe loader
+            pairs.append((key.strip(), yaml.load(value, Loader=_Loader)))
         except yaml.YAMLError:
             raise RewiredError(f"The override {text!r} has a value that is not valid YAML: {value!r}.") from None
     return pairs
@@ -339,8 +339,12 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EROFS: "read-only disk",
-                   errno.EACCES: "no permission"}  # fmt: skip
+        reasons = {
+            errno.ENOSPC: "the disk is full",
+            errno.EDQUOT: "the quota is used up",
+            errno.EROFS: "the disk is read-only",
+            errno.EACCES: "there is no permission",
+        }
         if error.errno not in reasons:
             raise
         raise RewiredError(

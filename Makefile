@@ -1,0 +1,31 @@
+# make book [PROFILE=pocket] [SET="training.kl=0.1"]   make test   make lint   make clean
+PROFILE ?= pocket
+SET ?=
+CORES ?= 2
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export PYTHONDONTWRITEBYTECODE ?=
+
+.PHONY: book test lint clean
+.DELETE_ON_ERROR:
+
+book: .venv/installed
+	@$(BIN)/python tools/book.py --profile "$(PROFILE)" --set "$(SET)" --cores "$(CORES)"
+
+test: .venv/installed
+	@$(BIN)/python -m pytest $(TESTS)
+
+lint: .venv/installed
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python tools/lint.py
+
+clean:
+	rm -rf results _build .snakemake .pytest_cache .ruff_cache
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,102 @@
+"""The order of work, and the only place that knows it: twelve training runs, one executed notebook a chapter, the site.
+
+A job runs again when its inputs change or when one of its two parameters does: `code`, a hash over the rewired modules
+that its notebook imports, and `profile`, the values of the profile keys that this code reads (tools/stale.py). Notebooks
+and the base count by content, not by date, hence `ancient`. `make book` calls this file; so does
+`snakemake --cores 2 --config profile=ci`.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(workflow.basedir)
+sys.path[:0] = [str(ROOT / "lib"), str(ROOT / "tools")]
+import stale
+from rewired import profiles
+
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+os.environ["REWIRED_BUILD"] = "1"
+
+P = profiles.load(config.get("profile", "pocket"), config.get("overrides", []))
+R = f"results/{P.name}"
+RUNS = [f"{variant}-{seed}" for variant in P.training.variants for seed in P.training.seeds]
+# Not in the commands themselves: another override must not make every job look changed.
+os.environ["REWIRED_PROFILE"] = str(config.get("profile", "pocket"))
+os.environ["REWIRED_OVERRIDES"] = json.dumps(config.get("overrides", []))
+RUN = (
+    "python -m rewired run-notebook {input.notebook} --out {output.notebook} "
+    '-p "profile=$REWIRED_PROFILE" -p "overrides=$REWIRED_OVERRIDES"'
+)
+
+# What each chapter needs from the runs and which tables it leaves in results/<profile>/tables.
+CHAPTERS = {
+    "01_pocket": {"runs": False, "tables": ["01_pocket"]},
+    "02_training": {"runs": True, "tables": ["02_training"]},
+    "03_prompts": {"runs": True, "tables": ["03_prompts"]},
+    "04_decisions": {"runs": True, "tables": ["04_decisions", "04_decisions_agreement", "04_decisions_distances"]},
+}
+RUN_FILES = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "run.json",
+             "log.parquet", "decisions.parquet", "policy.parquet"]  # fmt: skip
+PAGES = sorted(str(file) for file in Path("book").rglob("*") if file.is_file())
+
+BASE = [str(file) for file in sorted(Path(P.model.path).glob("*")) if file.is_file()]
+BASE_HASH = stale.file_hash(map(Path, BASE))
+TRAIN = Path("notebooks/runs/train.ipynb")
+# The lists of variants and seeds decide which runs there are, not what one run is.
+TRAIN_KEYS = stale.keys(P, stale.reads([ROOT / TRAIN], ROOT) - {"training.variants", "training.seeds"})
+
+
+rule book:
+    input: "_build/html/index.html"
+
+
+rule train:
+    input:
+        notebook=ancient(TRAIN),
+        base=ancient(BASE),
+    output:
+        [f"{R}/runs/{{variant}}-{{seed}}/{file}" for file in RUN_FILES],
+        notebook=f"{R}/notebooks/runs/{{variant}}-{{seed}}.ipynb",
+    wildcard_constraints: seed="[0-9]+"
+    params:
+        base=BASE_HASH,
+        profile=TRAIN_KEYS,
+        code=lambda wildcards: stale.code_hash([ROOT / TRAIN], ROOT, reward=wildcards.variant, without=("plots",)),
+    threads: P.threads
+    shell: RUN + " -p variant={wildcards.variant} -p seed={wildcards.seed}"
+
+
+for name, about in CHAPTERS.items():
+    rule:
+        name: f"chapter_{name}"
+        input:
+            notebook=f"notebooks/{name}.ipynb",
+            base=ancient(BASE),
+            runs=[f"{R}/runs/{run}/{file}" for run in RUNS for file in RUN_FILES] if about["runs"] else [],
+        output:
+            notebook=f"{R}/notebooks/{name}.ipynb",
+            tables=[f"{R}/tables/{table}.parquet" for table in about["tables"]],
+        params:
+            base=BASE_HASH,
+            profile=stale.keys(P, stale.reads([ROOT / f"notebooks/{name}.ipynb"], ROOT)),
+            code=stale.code_hash([ROOT / f"notebooks/{name}.ipynb"], ROOT),
+        threads: P.threads
+        shell: RUN
+
+
+rule site:
+    input:
+        chapters=[f"{R}/notebooks/{name}.ipynb" for name in CHAPTERS],
+        pages=PAGES,
+        settings=["_config.yml", "_toc.yml", "tools/site.py"],
+    output: "_build/html/index.html"
+    params: name=P.name
+    shell: f"python tools/site.py {R}/notebooks"
+
+
+rule pocket_base:
+    """The shipped base made anew, as a check of its recipe: an hour, into results/base."""
+    output: directory("results/base")
+    shell: "python -m rewired rebuild-base --out {output}"

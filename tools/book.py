@@ -1,0 +1,81 @@
+"""Make the book: one build at a time, whatever the last one left behind, and no traceback for a bad profile.
+
+``make book`` ends here. The order of work is the Snakefile's; this wrapper owns the folder while Snakemake runs (an
+flock, which the system releases when the process dies, so that no stale lock can stand in the way), sweeps up the
+temporary files of a build that was killed, and checks the profile's names before anything starts.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from rewired import games, profiles, prompts
+from rewired.errors import RewiredError, choice
+
+ROOT = profiles.ROOT
+
+
+def check(profile: profiles.Profile) -> None:
+    """Raise RewiredError when a name in the profile means nothing to the library, or its model folder is missing."""
+    for variant in profile.training.variants:
+        games.get_reward(variant)
+    games.get_game(profile.prompts.game)
+    games.get_opponent(profile.training.opponent)
+    prompts.Labels(*profile.prompts.labels)
+    for wording in profile.training.wordings:
+        if wording not in prompts.WORDINGS:
+            raise choice("wording", wording, prompts.WORDINGS)
+
+
+def own_the_folder() -> int:
+    """Hold the build lock; waits, and says so, while another build runs here."""
+    handle = os.open(ROOT / ".rewired.lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("Another build runs in this folder; waiting for it to end.", flush=True)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+def sweep() -> None:
+    """Remove temporary files and folders that a killed build left."""
+    for folder in (ROOT / "results", ROOT / "_build"):
+        for left in sorted(folder.rglob(".*.partial-*"), reverse=True):
+            subprocess.run(["rm", "-rf", str(left)], check=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default="pocket")
+    parser.add_argument("--set", default="", help="overrides, separated by blanks: training.kl=0.1 seed=3")
+    parser.add_argument("--cores", default=str(min(2, os.cpu_count() or 1)))
+    parser.add_argument("snakemake", nargs="*", help="targets and options for Snakemake")
+    chosen, more = parser.parse_known_args()
+    overrides = chosen.set.split()
+    try:
+        check(profiles.load(chosen.profile, overrides))
+    except RewiredError as error:
+        print(error, file=sys.stderr)
+        return 2
+    lock = own_the_folder()
+    sweep()
+    command = [
+        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT)),
+        *("--cores", chosen.cores, "--nolock", "--rerun-incomplete", "--quiet", "rules", "host"),
+        *("--config", f"profile={chosen.profile}", f"overrides={json.dumps(overrides)}", "--"),
+        *chosen.snakemake, *more,
+    ]  # fmt: skip
+    status = subprocess.run(command, pass_fds=(lock,)).returncode
+    page = Path("_build/html/index.html")
+    if status == 0 and not chosen.snakemake and not more:
+        print(f"The book is at {page}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""Build the site from executed notebooks, with every Sphinx warning an error.
+
+A staging folder mirrors the repository (prose, settings, and the executed notebooks in the place of the empty ones), so
+that a link to ``notebooks/…`` resolves on the page as it does in the repository. The finished site takes its place in
+``_build/html`` in one step; a build that fails leaves the old one standing.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from rewired.profiles import ROOT, atomic_dir
+
+
+def stage(executed: Path, folder: Path) -> None:
+    """Fill ``folder`` with the settings, the prose and the executed notebooks."""
+    settings = with_repository(yaml.safe_load((ROOT / "_config.yml").read_text()))
+    (folder / "_config.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    shutil.copy(ROOT / "_toc.yml", folder)
+    shutil.copytree(ROOT / "book", folder / "book")
+    (folder / "notebooks").mkdir()
+    for notebook in sorted(executed.glob("*.ipynb")):
+        shutil.copy(notebook, folder / "notebooks")
+
+
+def with_repository(settings: dict) -> dict:
+    """Edit and Colab buttons, when ``repository: url`` is set; none otherwise."""
+    known = bool((settings.get("repository") or {}).get("url"))
+    settings.setdefault("html", {}).update(use_repository_button=known, use_edit_page_button=known)
+    settings["html"]["use_issues_button"] = known
+    settings["launch_buttons"] = {"colab_url": "https://colab.research.google.com"} if known else {}
+    if not known:
+        settings.pop("repository", None)
+    return settings
+
+
+def build(source: Path, out: Path) -> int:
+    """Run jupyter-book on ``source``; its page tree ends up in ``out``. Returns the exit status."""
+    work = source.parent / "jupyter-book"
+    shutil.rmtree(work, ignore_errors=True)
+    program = Path(sys.executable).with_name("jupyter-book")
+    command = [str(program), "build", str(source), "--path-output", str(work), "-W", "--keep-going"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                          env={**os.environ, "NO_COLOR": "1", "PYTHONWARNINGS": "ignore"})  # fmt: skip
+    (source.parent / "jupyter-book.log").write_text(done.stdout)
+    if done.returncode:
+        lines = [line for line in done.stdout.splitlines() if "WARNING" in line or "ERROR" in line]
+        print("\n".join(lines or done.stdout.splitlines()[-20:]), file=sys.stderr)
+        print(f"The site was not built; the whole log is {source.parent / 'jupyter-book.log'}.", file=sys.stderr)
+        return 1
+    with atomic_dir(out) as page_tree:
+        shutil.copytree(work / "_build" / "html", page_tree, dirs_exist_ok=True)
+    shutil.rmtree(work)
+    return 0
+
+
+def main() -> int:
+    executed = ROOT / sys.argv[1]
+    work = ROOT / "_build"
+    shutil.rmtree(work / "stage", ignore_errors=True)
+    (work / "stage").mkdir(parents=True)
+    stage(executed, work / "stage")
+    return build(work / "stage", work / "html")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
