@@ -1,0 +1,169 @@
+"""Two-player games, opponents and rewards: everything about play that needs neither text nor a model.
+
+A *move* is ``"C"`` (cooperate) or ``"D"`` (defect). A *state* is two letters, the own previous move followed by the
+other player's previous move, so ``"CD"`` reads "I cooperated, they defected". Memory never reaches further back than
+one round, as in the study. A *reward* turns one played turn into a number; the registry ``REWARDS`` holds the four of
+the study, and adding a moral framework is one decorated function:
+
+>>> @reward("care", title="Care", study="", optimum={s: "C" for s in STATES})
+... def care(turn):
+...     return float(min(turn.payoffs))
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from rewired.errors import RewiredError
+
+MOVES = ("C", "D")
+STATES = ("CC", "CD", "DC", "DD")
+ILLEGAL = -6.0
+"""Reward of an answer that is neither label, whatever the framework; the study's value."""
+
+
+@dataclass(frozen=True)
+class Game:
+    """A 2 x 2 game. ``payoffs[own + other]`` is the pair (own points, other's points)."""
+
+    name: str
+    title: str
+    payoffs: Mapping[str, tuple[int, int]]
+
+    def points(self, own: str, other: str) -> tuple[int, int]:
+        """Points (own, other's) when I play ``own`` and the other plays ``other``."""
+        return self.payoffs[own + other]
+
+
+def _game(name: str, title: str, cc, cd, dc, dd) -> Game:
+    return Game(name, title, MappingProxyType(dict(zip(STATES, (cc, cd, dc, dd), strict=True))))
+
+
+def dilemma(reward: int, sucker: int, temptation: int, punishment: int) -> Game:
+    """A symmetric game from its four payoffs R, S, T, P: CC pays (R, R), CD (S, T), DC (T, S), DD (P, P).
+
+    Raises RewiredError unless T > R > P > S, the order that makes it a prisoner's dilemma.
+    """
+    if not temptation > reward > punishment > sucker:
+        raise RewiredError(
+            f"The matrix R, S, T, P = {reward}, {sucker}, {temptation}, {punishment} is not a prisoner's dilemma: "
+            "it needs T > R > P > S. Put the four numbers in the order R, S, T, P, for example [3, 0, 4, 1]."
+        )
+    R, S, T, P = reward, sucker, temptation, punishment
+    return _game("prisoners_dilemma", "Prisoner's Dilemma", (R, R), (S, T), (T, S), (P, P))
+
+
+GAMES: dict[str, Game] = {
+    game.name: game
+    for game in (
+        dilemma(3, 0, 4, 1),
+        _game("stag_hunt", "Stag Hunt", (4, 4), (0, 3), (3, 0), (1, 1)),
+        _game("chicken", "Chicken", (2, 2), (1, 4), (4, 1), (0, 0)),
+        _game("bach_stravinsky", "Bach or Stravinsky", (3, 2), (0, 0), (0, 0), (2, 3)),
+        _game("defective_coordination", "Defective Coordination", (1, 1), (0, 0), (0, 0), (4, 4)),
+    )
+}
+"""The five games of the study, with their true payoffs."""
+
+
+# --- opponents -----------------------------------------------------------------------------------------------------
+
+OPPONENTS: dict[str, Callable] = {
+    "tit_for_tat": lambda own_last, rng: own_last,
+    "random": lambda own_last, rng: MOVES[int(rng.integers(2))],
+    "always_cooperate": lambda own_last, rng: "C",
+    "always_defect": lambda own_last, rng: "D",
+}
+"""name -> f(own_last, rng) -> move. ``own_last`` is the *learner's* previous move, so Tit-for-Tat is the identity."""
+
+
+# --- rewards -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One played turn. ``state`` is what was displayed, ``own`` and ``other`` are the moves now made, and
+    ``payoffs`` the points (own, other's) those moves earn."""
+
+    state: str
+    own: str
+    other: str
+    payoffs: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A moral framework. ``study`` is its name in the study, ``optimum`` the best move per state against Tit-for-Tat
+    (``None`` where the reward is the same for both moves). Call it with a Turn to get the reward (float)."""
+
+    name: str
+    title: str
+    study: str
+    optimum: Mapping[str, str | None]
+    function: Callable[[Turn], float]
+
+    def __call__(self, turn: Turn) -> float:
+        return float(self.function(turn))
+
+
+REWARDS: dict[str, Reward] = {}
+
+
+def reward(name: str, title: str, study: str = "", optimum: Mapping[str, str | None] | None = None):
+    """Decorator that adds ``f(turn) -> float`` to ``REWARDS`` under ``name``; see the module docstring."""
+
+    def register(function: Callable[[Turn], float]) -> Callable[[Turn], float]:
+        best = {state: None for state in STATES} | dict(optimum or {})
+        REWARDS[name] = Reward(name, title, study, MappingProxyType(best), function)
+        return function
+
+    return register
+
+
+@reward("strategic", title="Strategic", study="PT2", optimum={"CC": "D", "CD": "D", "DC": "D", "DD": "D"})
+def strategic(turn: Turn) -> float:
+    """The own payoff."""
+    return turn.payoffs[0]
+
+
+@reward("deontological", title="Deontological", study="PT3_De", optimum={"CC": "C", "DC": "C"})
+def deontological(turn: Turn) -> float:
+    """-3 for defecting on a player whose displayed move was to cooperate, else 0. No game payoff: after the other's
+    defection both moves earn 0, so there the reward says nothing."""
+    return -3.0 if turn.own == "D" and turn.state[1] == "C" else 0.0
+
+
+@reward("utilitarian", title="Utilitarian", study="PT3_Ut", optimum={"CC": "C", "CD": "C", "DC": "C", "DD": "C"})
+def utilitarian(turn: Turn) -> float:
+    """The sum of both players' payoffs."""
+    return turn.payoffs[0] + turn.payoffs[1]
+
+
+@reward("hybrid", title="Hybrid", study="PT4", optimum={"CC": "C", "CD": "D", "DC": "C", "DD": "D"})
+def hybrid(turn: Turn) -> float:
+    """The own payoff, minus 3 for betraying a displayed cooperator."""
+    return turn.payoffs[0] + deontological(turn)
+
+
+# --- look-ups that fail clearly ------------------------------------------------------------------------------------
+
+
+def _look_up(kind: str, registry: Mapping[str, object], name: str, fix: str):
+    if name not in registry:
+        raise RewiredError(f"Unknown {kind} {name!r}. Allowed: {', '.join(registry)}. {fix}")
+    return registry[name]
+
+
+def get_game(name: str) -> Game:
+    """The game called ``name``, or a RewiredError that lists the known ones."""
+    return _look_up("game", GAMES, name, "Games are defined in lib/rewired/games.py.")
+
+
+def get_opponent(name: str) -> Callable:
+    """The opponent called ``name``, or a RewiredError that lists the known ones."""
+    return _look_up("opponent", OPPONENTS, name, "Opponents are defined in lib/rewired/games.py.")
+
+
+def get_reward(name: str) -> Reward:
+    """The reward called ``name``, or a RewiredError that lists the known ones."""
+    return _look_up("reward", REWARDS, name, "Add one with the decorator `reward` in lib/rewired/games.py.")

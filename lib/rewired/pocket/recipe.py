@@ -1,0 +1,293 @@
+"""Training the pocket base from nothing: tokenizer, model, one pass over a generated corpus.
+
+The model is an ordinary ``Gemma2ForCausalLM``, only small, so every later chapter runs the same code on it as on
+Gemma-2-2b. Reading comes late and suddenly: short single-skill drills first, whole chats after, and only the answers
+are trained on. Two things make two CPU cores enough: bf16 autocast, and attention without the soft-cap for most of the
+way (scores stay small against the cap of 50, so the two hardly differ); the last part trains the exact model.
+"""
+
+import json
+import math
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pandas as pd
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import AttentionInterface, AttentionMaskInterface, Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+
+from rewired.errors import RewiredError
+from rewired.pocket import corpus
+
+SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+# Gemma's template: no system role, assistant is called model, contents are trimmed.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' "
+    "else message['role']) + '\n' + (message['content'] | trim) + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the base, apart from the corpus templates. Lengths in tokens, rates per step."""
+
+    seed: int = 1
+    layers: int = 8
+    width: int = 128
+    mlp: int = 384
+    heads: int = 8
+    kv_heads: int = 4
+    head_dim: int = 16
+    sliding_window: int = 128
+    drills: int = 24_000
+    chats: int = 34_000
+    drills_first: float = 0.6
+    batch_tokens: int = 4096
+    lr_matrices: float = 2e-3
+    lr_rest: float = 3e-3
+    warmup: int = 100
+    decay: float = 0.4
+    exact_from: float = 0.85
+
+
+def make_tokenizer(seed: int, vocabulary: int = 1280) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over a sample of the corpus, every digit on its own, with Gemma's special tokens and template."""
+    rng = Random(f"tokenizer-{seed}")
+    texts = [part for _ in range(6000) for make in (corpus.drill, corpus.chat) for turn in make(rng) for part in turn]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        # a digit stands alone, with the space before it if there is one: "action1" is two tokens, " 3" is one
+        [pre_tokenizers.Split(Regex(" ?[0-9]"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, min_frequency=8, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=["<start_of_turn>", "<end_of_turn>"],
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def make_model(recipe: Recipe, tokenizer) -> Gemma2ForCausalLM:
+    """A random Gemma-2 of the recipe's size. The embedding's scale and small post-norm gains matter: with the
+    library's defaults sixteen sublayers drown the embeddings and learning is slow."""
+    torch.manual_seed(recipe.seed)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        intermediate_size=recipe.mlp,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.kv_heads,
+        head_dim=recipe.head_dim,
+        query_pre_attn_scalar=recipe.head_dim,
+        sliding_window=recipe.sliding_window,
+        max_position_embeddings=2048,
+        initializer_range=recipe.width**-0.5,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")],
+        attn_implementation="eager",
+    )
+    model = Gemma2ForCausalLM(config)
+    for layer in model.model.layers:
+        torch.nn.init.constant_(layer.post_attention_layernorm.weight, -0.75)
+        torch.nn.init.constant_(layer.post_feedforward_layernorm.weight, -0.75)
+    return model
+
+
+# --- the corpus as tokens ------------------------------------------------------------------------------------------
+
+
+def tokenize(tokenizer, chat: corpus.Chat) -> tuple[list[int], list[bool]]:
+    """Token ids of a chat, as the chat template renders it, and which of them are answers (with their end)."""
+    ids, answer = [tokenizer.bos_token_id], [False]
+    encode = tokenizer.backend_tokenizer.encode
+    for user, model in chat:
+        head = encode(f"<start_of_turn>user\n{user.strip()}<end_of_turn>\n<start_of_turn>model\n").ids
+        reply, tail = encode(f"{model}<end_of_turn>").ids, encode("\n").ids
+        ids += head + reply + tail
+        answer += [False] * len(head) + [True] * len(reply) + [False] * len(tail)
+    return ids, answer
+
+
+def batches(recipe: Recipe, tokenizer) -> list[tuple[np.ndarray, np.ndarray]]:
+    """All batches in training order: ids and answer mask, both [row, position], padded on the right.
+
+    Rows of one batch have similar lengths and lengths are multiples of 16, since every new shape costs time."""
+    rng = Random(f"corpus-{recipe.seed}")
+    drills = [corpus.drill(rng) for _ in tqdm(range(recipe.drills), "drills", leave=False, disable=None)]
+    chats = [corpus.chat(rng) for _ in tqdm(range(recipe.chats), "chats", leave=False, disable=None)]
+    cut = int(recipe.drills_first * len(drills))
+    rest = drills[cut:] + chats
+    rng.shuffle(rest)
+    out = []
+    for part in (drills[:cut], rest):
+        rows = [tokenize(tokenizer, chat) for chat in tqdm(part, "tokens", leave=False, disable=None)]
+        for start in range(0, len(rows), 2000):
+            chunk = sorted(rows[start : start + 2000], key=lambda row: len(row[0]))
+            group: list = []
+            made: list = []
+            for row in chunk:
+                length = math.ceil(len(row[0]) / 16) * 16
+                if group and (len(group) + 1) * length > recipe.batch_tokens:
+                    made.append(_pad(group, tokenizer.pad_token_id))
+                    group = []
+                group.append(row)
+            if group:
+                made.append(_pad(group, tokenizer.pad_token_id))
+            rng.shuffle(made)
+            out += made
+    return out
+
+
+def _pad(rows, pad: int) -> tuple[np.ndarray, np.ndarray]:
+    length = math.ceil(max(len(ids) for ids, _ in rows) / 16) * 16
+    ids = np.full((len(rows), length), pad, dtype=np.int16)
+    answer = np.zeros((len(rows), length), dtype=bool)
+    for i, (row, mask) in enumerate(rows):
+        ids[i, : len(row)], answer[i, : len(row)] = row, mask
+    return ids, answer
+
+
+# --- the loop ------------------------------------------------------------------------------------------------------
+
+_MASKS: dict = {}
+
+
+def _fast_attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, **_):
+    """Causal attention without soft-cap for right-padded rows; [row, head, position, head_dim] in."""
+    rows, heads, length, size = query.shape
+    groups = heads // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    window = sliding_window if sliding_window and sliding_window < length else None
+    if (length, window, query.dtype) not in _MASKS:
+        i = torch.arange(length)
+        seen = (i[:, None] >= i) & (i[:, None] - i < (window or length))
+        _MASKS[length, window, query.dtype] = torch.zeros(length, length, dtype=query.dtype).masked_fill(~seen, -1e9)
+    q, k, v = (t.reshape(rows * heads, length, size) for t in (query, key, value))
+    scores = torch.baddbmm(_MASKS[length, window, query.dtype].expand(len(q), -1, -1), q, k.transpose(1, 2), alpha=scaling)
+    out = torch.bmm(torch.softmax(scores, -1), v).view(query.shape)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("pocket_fast", _fast_attention)
+AttentionMaskInterface.register("pocket_fast", lambda *args, **kwargs: None)
+
+
+def answer_loss(model, ids: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+    """Mean negative log-likelihood (nats) of the answer tokens. ``ids`` and ``answer``: [row, position]."""
+    hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state  # [row, position, d_model]
+    target = answer[:, 1:]
+    logits = model.lm_head(hidden[:, :-1][target]).float()  # [answer token, vocabulary]
+    cap = model.config.final_logit_softcapping
+    return torch.nn.functional.cross_entropy(cap * torch.tanh(logits / cap), ids[:, 1:][target])
+
+
+def _schedule(recipe: Recipe, step: int, steps: int) -> float:
+    """Warm-up, flat, linear decay to zero over the last part."""
+    return min(1.0, (step + 1) / recipe.warmup, (steps - step) / (recipe.decay * steps))
+
+
+def train_base(out: Path | str, recipe: Recipe | None = None, save_every: int = 200, stop_at: int | None = None) -> Path:
+    """Train a base and write it to ``out``: weights (safetensors, fp32), tokenizer, recipe.json, training_log.parquet.
+
+    Resumable: ``<out>.partial`` holds the last state, and a new call with the same recipe goes on from there to the
+    same result. ``stop_at`` ends early after that many steps, leaving only the partial state (for tests). Raises
+    RewiredError when the partial state belongs to another recipe, or when the loss is not a number."""
+    recipe, out = recipe or Recipe(), Path(out)
+    partial = out.with_name(out.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    state_file, recipe_text = partial / "state.pt", json.dumps(asdict(recipe), indent=1)
+    state = torch.load(state_file, weights_only=True) if state_file.exists() else None
+    if state and state["recipe"] != recipe_text:
+        raise RewiredError(
+            f"{partial} holds an unfinished base of another recipe. Delete that folder, or call with the recipe it was begun with."
+        )
+    tokenizer = make_tokenizer(recipe.seed)
+    model = make_model(recipe, tokenizer)
+    data = batches(recipe, tokenizer)
+    steps = len(data)
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    optimisers = [
+        torch.optim.Muon(matrices, lr=recipe.lr_matrices, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=recipe.lr_rest, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+    rates = [recipe.lr_matrices, recipe.lr_rest]
+    first, log, tokens, window = 0, [], 0, []
+    if state:
+        model.load_state_dict(state["model"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        first, log, tokens, window = (state[key] for key in ("step", "log", "tokens", "window"))
+    bar = tqdm(range(first, steps), "pocket base", initial=first, total=steps, disable=None)
+    for step in bar:
+        exact = step >= recipe.exact_from * steps
+        model.config._attn_implementation = "eager" if exact else "pocket_fast"
+        scale = _schedule(recipe, step, steps)
+        for optimiser, rate in zip(optimisers, rates, strict=True):
+            optimiser.param_groups[0]["lr"] = rate * scale
+        ids, answer = (torch.from_numpy(a) for a in data[step])
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = answer_loss(model, ids.long(), answer)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+        tokens += ids.numel()
+        window.append(loss.item())
+        if not math.isfinite(window[-1]):
+            raise RewiredError(f"The loss became {window[-1]} at step {step} of the pocket base. Lower lr_matrices or lr_rest in the recipe.")
+        if (step + 1) % 20 == 0 or step + 1 == steps:
+            log.append({"step": step + 1, "tokens": tokens, "loss": float(np.mean(window)), "lr": rates[0] * scale, "exact": exact})
+            bar.set_postfix(loss=f"{log[-1]['loss']:.3f}")
+            window = []
+        if (step + 1) % save_every == 0 or step + 1 == stop_at:
+            saved = {
+                "recipe": recipe_text,
+                "step": step + 1,
+                "model": model.state_dict(),
+                "optimisers": [o.state_dict() for o in optimisers],
+                "log": log,
+                "tokens": tokens,
+                "window": window,
+            }
+            torch.save(saved, state_file.with_suffix(".new"))
+            os.replace(state_file.with_suffix(".new"), state_file)
+        if step + 1 == stop_at:
+            return partial
+    finished = partial / "finished"
+    export(model, tokenizer, recipe, log, finished)
+    if out.exists():
+        shutil.rmtree(out)
+    os.replace(finished, out)
+    shutil.rmtree(partial)
+    return out
+
+
+def export(model, tokenizer, recipe: Recipe, log: list[dict], folder: Path) -> None:
+    """Write a base as ``AutoModelForCausalLM.from_pretrained`` reads it, with its recipe and log beside it."""
+    model.config._attn_implementation = "eager"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1) + "\n")
+    pd.DataFrame(log).to_parquet(folder / "training_log.parquet", index=False)
