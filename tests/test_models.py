@@ -1,0 +1,201 @@
+"""Loading a base, switching variants exactly, and refusing what does not belong together."""
+
+import json
+import shutil
+
+import pytest
+import safetensors.torch
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+from rewired import decisions, models, profiles, training
+from rewired.errors import RewiredError
+from rewired.prompts import scenario_set
+
+QUICK = {
+    "training.episodes": 2, "training.batch_size": 10, "training.ppo_epochs": 2, "training.learning_rate": 1e-2,
+    "training.variants": ["strategic", "utilitarian"], "training.seeds": [1, 2],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A profile with two small runs in a results folder of its own."""
+    root = tmp_path_factory.mktemp("root")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("REWIRED_ROOT", str(root))
+    profile = profiles.load("pocket", {"model.path": str(tiny.legal_base()), **QUICK})
+    for variant in profile.training.variants:
+        training.train(profile, variant, 1)
+    yield profile
+    patch.undo()
+
+
+@pytest.fixture
+def copy(trained, tmp_path, monkeypatch):
+    """The same runs, free to be damaged."""
+    shutil.copytree(profiles.results_dir(trained), tmp_path / "results" / trained.name)
+    monkeypatch.setenv("REWIRED_ROOT", str(tmp_path))
+    return trained
+
+
+def deltas(study, model):
+    return decisions.measure(model, study.tokenizer, scenario_set()[::6], forms=False)["delta"].to_numpy()
+
+
+def test_variants_switch_exactly_and_are_restored(trained):
+    study = models.Study(trained)
+    base = deltas(study, study.model)
+    with study.variant("strategic", 1) as model:
+        strategic = deltas(study, model)
+        with study.variant("utilitarian", 1) as model:
+            utilitarian = deltas(study, model)
+            with study.variant("base") as model:
+                assert (deltas(study, model) == base).all()
+        assert (deltas(study, model) == strategic).all()
+    assert (deltas(study, study.model) == base).all()
+    assert abs(strategic - base).max() > 1e-3 and abs(strategic - utilitarian).max() > 1e-3
+
+
+def test_a_variant_is_what_training_saved(trained):
+    """p_defect of the reloaded adapter equals what the run wrote down, and the guard says so."""
+    study = models.Study(trained)
+    assert study.runs() == [("strategic", 1), ("utilitarian", 1)]
+    for variant, seed in study.runs():
+        recorded = profiles.read_table(study.run_dir(variant, seed) / "decisions.parquet", trained)
+        now = decisions.guard(study, variant, seed)
+        assert abs(now["p_defect"] - recorded["p_defect"]).max() < 1e-6
+
+
+def test_there_is_one_copy_of_the_base(trained):
+    study = models.Study(trained)
+    before = {name: value.data_ptr() for name, value in study.model.named_parameters()}
+    for variant, seed in study.runs():
+        with study.variant(variant, seed):
+            pass
+    after = {n.replace(".base_layer.", "."): p for n, p in study.model.named_parameters()}
+    assert all(after[name].data_ptr() == pointer for name, pointer in before.items())
+    extra = [name for name in after if name not in before]
+    assert extra and all("lora_" in name for name in extra)
+    assert not any(p.requires_grad for p in after.values()) and not study.model.training
+
+
+def test_the_switch_is_restored_after_an_error(trained):
+    study = models.Study(trained)
+    base = deltas(study, study.model)
+    with pytest.raises(KeyError), study.variant("strategic", 1):
+        raise KeyError
+    assert (deltas(study, study.model) == base).all()
+
+
+def test_the_guard_stops_another_model(copy):
+    study = models.Study(copy)
+    table = study.run_dir("strategic", 1) / "decisions.parquet"
+    recorded = profiles.read_table(table, copy)
+    recorded.loc[3, "p_defect"] += 0.01
+    profiles.write_table(recorded, table, copy)
+    with pytest.raises(RewiredError, match=f"not the model that was trained.*{recorded.prompt_id[3]}"):
+        decisions.guard(study, "strategic", 1)
+
+
+def test_unknown_variants_and_seeds(trained):
+    study = models.Study(trained)
+    with pytest.raises(RewiredError, match="Unknown variant 'strategc'.*strategic"), study.variant("strategc", 1):
+        pass
+    with pytest.raises(RewiredError, match="seed 2.*strategic-1, utilitarian-1.*rewired train"), study.variant("strategic", 2):
+        pass
+
+
+def test_an_adapter_of_another_base_is_refused(copy, tmp_path):
+    other = tiny.save(tmp_path / "other", seed=9)
+    study = models.Study(profiles.load("pocket", {"model.path": str(other), **QUICK}))
+    with pytest.raises(RewiredError, match="trained on another base"), study.variant("strategic", 1):
+        pass
+
+
+def truncate(run):
+    file = run / "adapter" / models.ADAPTER
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def exchange(run):
+    file = run / "adapter" / models.ADAPTER
+    save_file({name: value + 1e-3 for name, value in safetensors.torch.load(file.read_bytes()).items()}, file)
+
+
+def pickle(run):
+    torch.save({}, run / "adapter" / "adapter_model.bin")
+    (run / "adapter" / models.ADAPTER).unlink()
+
+
+def unsettle(run):
+    about = json.loads((run / "run.json").read_text())
+    del about["base"]
+    (run / "run.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("damage", [truncate, exchange, pickle, unsettle, lambda run: (run / "run.json").write_text("{")])
+def test_a_damaged_run_is_refused(copy, damage):
+    study = models.Study(copy)
+    damage(study.run_dir("strategic", 1))
+    with pytest.raises(RewiredError, match="Delete .*strategic-1 and run `make book`"), study.variant("strategic", 1):
+        pass
+    with study.variant("utilitarian", 1) as model:
+        assert deltas(study, model).any()
+
+
+# --- the base --------------------------------------------------------------------------------------------------------
+
+
+def load(path, **changes):
+    return models.load_base(profiles.load("pocket", {"model.path": str(path), **changes}))
+
+
+def test_the_base_loads_eager_frozen_and_in_the_asked_type(tmp_path):
+    model, _ = load(tiny.save(tmp_path / "m"), **{"model.dtype": "bfloat16"})
+    assert model.config._attn_implementation == "eager" and model.dtype == torch.bfloat16
+    assert not model.training and not any(p.requires_grad for p in model.parameters())
+
+
+def test_fingerprints_tell_bases_apart(tmp_path):
+    one, same, other = (load(tiny.save(tmp_path / name, seed=s))[0] for name, s in (("a", 0), ("b", 0), ("c", 1)))
+    assert models.fingerprint(one) == models.fingerprint(same) != models.fingerprint(other)
+
+
+def test_a_missing_folder_says_what_to_do():
+    with pytest.raises(RewiredError, match="models/nowhere.*model.path.*rebuild-base"):
+        load("models/nowhere")
+
+
+def test_a_hub_model_that_cannot_be_fetched_names_page_and_variable(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RewiredError, match="licence at https://.*/google/gemma-2-2b-it.*HF_TOKEN.*model.path=<folder>"):
+        load("google/gemma-2-2b-it")
+
+
+def test_pickled_weights_are_not_loaded(tmp_path):
+    folder = tiny.save(tmp_path / "m")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(RewiredError, match="safetensors"):
+        load(folder)
+
+
+def test_damaged_weights_are_refused(tmp_path):
+    folder = tiny.save(tmp_path / "m")
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    whole = safetensors.torch.load(content)
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(RewiredError, match="cannot be read"):
+        load(folder)
+    save_file({k: v for k, v in whole.items() if "layers.1.mlp.up" not in k}, file, metadata={"format": "pt"})
+    with pytest.raises(RewiredError, match="do not fit.*layers.1.mlp.up"):
+        load(folder)
+
+
+def test_cuda_where_there_is_none(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RewiredError, match="model.device=cpu"):
+        load(tmp_path, **{"model.device": "cuda"})

@@ -1,0 +1,207 @@
+"""Live games, and whole runs of both algorithms on a tiny model."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from rewired import decisions, games, models, profiles, training
+from rewired.errors import RewiredError
+from rewired.prompts import held_out_matrices, held_out_set
+
+SMALL = {"training.episodes": 4, "training.batch_size": 10, "training.ppo_epochs": 2, "training.log_every": 2, "decisions.batch_size": 200}
+
+
+def profile(overrides=None, base="pocket"):
+    return profiles.load(base, {"model.path": str(tiny.legal_base()), **SMALL, **(overrides or {})})
+
+
+# --- games -----------------------------------------------------------------------------------------------------------
+
+
+def answer(move):
+    return {"C": "action1", "D": " action2\n", None: "action"}[move]
+
+
+def test_the_sampled_action_and_the_opponent_make_the_next_state():
+    live = training.LiveGames(profile(), "hybrid", 1, count=5)
+    reward = games.get_reward("hybrid")
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        prompts = live.prompts()
+        before = [dict(game) for game in live.games]
+        moves = [("C", "D", None)[k] for k in random.integers(3, size=5)]
+        paid = live.play([answer(move) for move in moves])
+        for prompt, old, new, move, got in zip(prompts, before, live.games, moves, paid, strict=True):
+            assert (prompt.state, prompt.matrix) == (old["state"], tuple(old["matrix"]))
+            other = old["state"][0]  # Tit-for-Tat
+            if move is None:
+                assert got == -6.0
+            else:
+                payoffs = games.dilemma(*old["matrix"]).points(move, other)
+                assert got == reward(games.Turn(old["state"], move, other, payoffs))
+            if old["step"] < 4:
+                assert new["state"] == (move or old["state"][0]) + other and new["step"] == old["step"] + 1
+                assert new["matrix"] == old["matrix"]
+            else:
+                assert new["step"] == 0
+
+
+def test_games_are_staggered_and_start_anywhere():
+    live = training.LiveGames(profile(), "strategic", 1, count=40)
+    steps, starts = [], []
+    for _ in range(10):
+        steps.append(sorted(game["step"] for game in live.games))
+        live.prompts()
+        live.play(["action1"] * 40)
+        starts += [game["state"] for game in live.games if game["step"] == 0]
+    assert all(s == sorted(list(range(5)) * 8) for s in steps)
+    assert {s: starts.count(s) for s in games.STATES}.keys() == set(starts) and min(map(starts.count, games.STATES)) >= 8
+
+
+def test_prompts_vary_but_never_show_a_held_out_matrix():
+    live = training.LiveGames(profile(), "strategic", 1, count=200)
+    prompts = live.prompts()
+    assert len({p.text for p in prompts}) > 60
+    assert {p.matrix for p in prompts} == {tuple(m) for m in profile().training.matrices}
+    assert not {p.matrix for p in prompts} & set(held_out_matrices())
+    with pytest.raises(RewiredError, match="held out"):
+        held = [list(held_out_matrices()[0])]
+        training.LiveGames(profile({"training.matrices": held}), "strategic", 1, count=1).prompts()
+
+
+def test_runs_never_share_a_stream():
+    streams = {training.stream(profile(), v, s) for v in games.REWARDS for s in (1, 2, 3)}
+    assert len(streams) == 3 * len(games.REWARDS)
+    assert training.stream(profile({"seed": 5}), "strategic", 1) not in streams
+
+
+def test_the_reward_reads_answers_up_to_the_end_of_turn():
+    _, tokenizer = models.load_base(profile())
+    live = training.LiveGames(profile(), "strategic", 1, count=5)
+    live.prompts()
+    reward = training.GameReward(live, tokenizer)
+    reward.prompt_length = 3
+    endings = ["action1<end_of_turn>", "action2<end_of_turn>action1", "action2", "action12", "<end_of_turn>action1"]
+    rows = [tokenizer("<bos><bos><bos>" + e, add_special_tokens=False)["input_ids"] for e in endings]
+    ids = torch.tensor([row + [0] * (12 - len(row)) for row in rows])
+    scores = reward.score(reward.backbone(ids, attention_mask=None).hidden_states[-1])
+    assert scores.shape == (5, 12, 1) and (scores == scores[:, :1]).all()
+    assert [move for _, move, _ in live.history] == ["C", "D", "D", None, None]
+    assert scores[3, 0] == scores[4, 0] == games.ILLEGAL
+
+
+# --- whole runs ------------------------------------------------------------------------------------------------------
+
+
+def files(folder):
+    return {
+        str(f.relative_to(folder)): f.read_bytes()
+        for f in sorted(folder.rglob("*")) if f.is_file() and f.name != "train.log.json"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_a_run_is_reproducible_and_complete(tmp_path, algorithm):
+    p = profile({"training.algorithm": algorithm, "training.batch_size": 8, "training.checkpoint_every": 3})
+    one, two = (files(training.train(p, "hybrid", 1, tmp_path / name)) for name in "ab")
+    assert one == two
+    assert {"run.json", "log.parquet", "decisions.parquet", "policy.parquet"} <= one.keys()
+    assert {"adapter/adapter_config.json", f"adapter/{models.ADAPTER}"} <= one.keys()
+    assert any(name.startswith("checkpoints/episode-00000") for name in one) and not any("README" in n for n in one)
+    assert str(tmp_path) not in json.dumps(json.loads(one["run.json"])["parameters"])
+    other = files(training.train(p, "hybrid", 2, tmp_path / "c"))
+    assert one[f"adapter/{models.ADAPTER}"] != other[f"adapter/{models.ADAPTER}"]
+    log = profiles.read_table(tmp_path / "a" / "log.parquet", p)
+    assert list(log) == ["episode", "metric", "state", "value"]
+    assert {"reward", "legal", "p_defect", "legal_mass", "kl", "entropy"} <= set(log["metric"])
+    assert set(log.loc[log["metric"] == "p_defect", "state"]) == {"all", *games.STATES}
+    assert log["episode"].min() == 0 and np.isfinite(log["value"]).all()
+    assert len(profiles.read_table(tmp_path / "a" / "decisions.parquet", p)) >= 60
+    assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
+def test_training_follows_the_reward(tmp_path, algorithm):
+    """A hundred and sixty decisions are enough for a tiny model to turn towards what is paid."""
+    quick = {"training.algorithm": algorithm, "training.batch_size": 16, "training.episodes": 32}
+    p = profile({**quick, "training.learning_rate": 1e-2, "training.kl": 0.01, "training.ppo_epochs": 3})
+    means = {}
+    for variant in ("strategic", "utilitarian"):
+        out = training.train(p, variant, 1, tmp_path / variant)
+        means[variant] = profiles.read_table(out / "policy.parquet", p)["p_defect"].mean()
+    assert means["strategic"] > 0.65 and means["utilitarian"] < 0.35
+
+
+def test_the_first_update_starts_from_the_base(tmp_path):
+    """At episode 0 the policy is the base: a new adapter changes nothing, and its p_defect is the base's."""
+    p = profile()
+    model, tokenizer = models.load_base(p)
+    training.train(p, "strategic", 1, tmp_path / "run")
+    log = profiles.read_table(tmp_path / "run" / "log.parquet", p)
+    start = log.query("episode == 0 and metric == 'p_defect' and state == 'all'")["value"].item()
+    probe = [q for k, q in enumerate(held_out_set()) if k % 32 % 9 == 0]
+    assert start == pytest.approx(decisions.measure(model, tokenizer, probe)["p_defect"].mean(), abs=1e-6)
+    assert any(value.any() for name, value in load_file(tmp_path / "run/adapter" / models.ADAPTER).items() if "lora_B" in name)
+
+
+def test_an_interrupted_run_leaves_nothing_and_restarts(tmp_path, monkeypatch):
+    p = profile()
+    whole = files(training.train(p, "strategic", 1, tmp_path / "whole"))
+    step, count = training.LiveGames.play, iter(range(100))
+
+    def interrupted(self, answers):
+        if next(count) == 1:
+            raise KeyboardInterrupt
+        return step(self, answers)
+
+    monkeypatch.setattr(training.LiveGames, "play", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(p, "strategic", 1, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.undo()
+    assert files(training.train(p, "strategic", 1, tmp_path / "run")) == whole
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_numbers_that_are_no_numbers_stop_the_run(tmp_path, epochs, monkeypatch):
+    p = profile({"training.ppo_epochs": epochs})
+    value = games.get_reward("strategic")
+    monkeypatch.setitem(games.REWARDS, "strategic", type(value)("strategic", "", "", value.optimum, lambda turn: float("nan")))
+    with pytest.raises(RewiredError, match="Training diverged.*learning_rate"):
+        training.train(p, "strategic", 1, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_requests_are_refused_before_training(tmp_path):
+    with pytest.raises(RewiredError, match="Unknown reward 'kind'.*strategic"):
+        training.train(profile(), "kind", 1, tmp_path / "run")
+    with pytest.raises(RewiredError, match="Unknown opponent 'nobody'"):
+        training.train(profile({"training.opponent": "nobody"}), "hybrid", 1, tmp_path / "run")
+    with pytest.raises(RewiredError, match="multiple of 8"):
+        training.train(profile({"training.algorithm": "grpo"}), "hybrid", 1, tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- the real model's path -------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_the_real_width_trains_measures_and_samples(tmp_path):
+    """gemma-2-2b-it's parameters (rank 64, bf16) on a random-weight model of its width, with one layer to stay quick."""
+    folder = tiny.save(
+        tmp_path / "model", hidden_size=2304, intermediate_size=9216, num_hidden_layers=1, num_attention_heads=8,
+        num_key_value_heads=4, head_dim=256, query_pre_attn_scalar=256, sliding_window=4096, scale=0.02,
+    )  # fmt: skip
+    few = {"training.episodes": 1, "training.ppo_epochs": 1, "training.gradient_accumulation": 1}
+    p = profiles.load("gemma-2-2b-it", {"model.path": str(folder), "model.device": "cpu", **few})
+    assert (p.training.lora_rank, p.training.lora_alpha, p.training.batch_size) == (64, 32, 5)
+    out = training.train(p, "utilitarian", 1, tmp_path / "run")
+    assert np.isfinite(profiles.read_table(out / "policy.parquet", p)["delta"]).all()
+    model, tokenizer = models.load_base(p)
+    sampled = decisions.sample(model, tokenizer, decisions.scenario_set()[:2], 3, max_new_tokens=2)
+    assert len(sampled) == 6
+    shutil.rmtree(folder)
