@@ -1,0 +1,416 @@
+"""One palette, one look: every figure of the book.
+
+Each function takes a tidy frame (one row an observation, columns named in its docstring) and returns a matplotlib
+``Figure``; nothing here measures anything. A model keeps its colour *and* its marker through the whole book, so that
+a figure can be read without telling colours apart. Figures are drawn dark on a white card, which stays readable on a
+light page and on a dark one, and narrow, so that they survive a telephone.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import wraps
+from html import escape
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, SVG
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from rewired.profiles import atomic_path
+
+MODELS = ("base", "strategic", "deontological", "utilitarian", "hybrid")
+COLOURS = {
+    "base": "#5a5a5a",
+    "strategic": "#d55e00",
+    "deontological": "#0072b2",
+    "utilitarian": "#009e73",
+    "hybrid": "#cc79a7",
+}
+MARKERS = {"base": "o", "strategic": "s", "deontological": "^", "utilitarian": "D", "hybrid": "v"}
+OTHERS = ("#332288", "#117733", "#999933", "#882255")
+"""Colours and markers of anything that is not a model, in this order."""
+OTHER_MARKERS = ("o", "s", "^", "D")
+INK, PALE = "#222222", "#d9d9d9"
+WIDTH = 6.4
+"""Inches. Two panels side by side still read at 390 pixels."""
+
+LOOK = {
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.edgecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10.5,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    "lines.markersize": 6,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "rewired",
+}
+
+
+def look(function):
+    """Decorator: draw with the book's settings and leave everybody else's alone."""
+
+    @wraps(function)
+    def drawn(*args, **kwargs):
+        with mpl.rc_context(LOOK):
+            return function(*args, **kwargs)
+
+    return drawn
+
+
+def save(figure: Figure, folder: str | Path, name: str) -> SVG:
+    """Write ``folder/name.svg`` and ``.png`` (same figure, same bytes; whole or not at all) and return the picture
+    for display."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(LOOK):
+        for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
+            with atomic_path(folder / f"{name}.{kind}") as path:
+                figure.savefig(path, format=kind, bbox_inches="tight", pad_inches=0.12, **options)
+    return SVG(data=(folder / f"{name}.svg").read_text())
+
+
+def table(frame: pd.DataFrame, decimals: int = 2) -> HTML:
+    """The frame as a plain HTML table without its index; numbers to ``decimals`` places, missing ones as a dash."""
+    number = f"{{:.{decimals}f}}".format
+    text = frame.to_html(index=False, border=0, float_format=number, na_rep="–", classes="rewired-table")
+    return HTML(f'<div class="rewired-scroll">{text}</div>')
+
+
+def _panels(n: int, height: float = 2.3, columns: int = 2, **options) -> tuple[Figure, list[Axes]]:
+    """A figure with n panels in rows of ``columns``; ``height`` is inches per row."""
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(WIDTH, height * rows + 0.6), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    for unused in axes[n:]:
+        unused.set_visible(False)
+    return figure, axes[:n]
+
+
+def _present(names, order: Sequence[str]) -> list[str]:
+    """The distinct names, those of ``order`` first and in that order."""
+    seen = list(dict.fromkeys(names))
+    return [n for n in order if n in seen] + [n for n in seen if n not in order]
+
+
+def _style(name: str, others: Sequence[str] = ()) -> dict[str, str]:
+    """Colour and marker of a model, or of the name's place among ``others``."""
+    if name in COLOURS:
+        return {"color": COLOURS[name], "marker": MARKERS[name]}
+    place = list(others).index(name) if name in others else 0
+    return {"color": OTHERS[place % len(OTHERS)], "marker": OTHER_MARKERS[place % len(OTHERS)]}
+
+
+def _legend(figure: Figure, axes: Axes, **options) -> None:
+    """One legend above all panels, made from the labelled artists of ``axes``."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = options.pop("ncols", min(len(labels), 3))
+    if labels:
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, **options)
+
+
+def _rows(axes: Axes, names: Sequence[str]) -> None:
+    """Name the rows of a horizontal plot, first one on top."""
+    axes.set_yticks(range(len(names)), [n.replace("_", " ") for n in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    for line in range(1, len(names)):
+        axes.axhline(line - 0.5, color=PALE, linewidth=0.6)
+
+
+def _probability(axes: Axes, which: str = "x", label: str = "p_defect") -> None:
+    """An axis from 0 to 1 with the middle marked."""
+    getattr(axes, f"set_{which}lim")(-0.03, 1.03)
+    getattr(axes, f"set_{which}ticks")([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    getattr(axes, f"set_{which}label")(label)
+    (axes.axvline if which == "x" else axes.axhline)(0.5, color=INK, linewidth=0.7, linestyle=":")
+
+
+# --- chapter 1 -----------------------------------------------------------------------------------------------------
+
+
+@look
+def loss_curve(log: pd.DataFrame, title: str = "") -> Figure:
+    """Training loss over tokens seen. Columns ``tokens`` and ``loss`` (nats per answer token)."""
+    figure, (axes,) = _panels(1, height=2.5)
+    log = log.dropna(subset=["loss"])
+    axes.plot(log["tokens"] / 1e6, log["loss"], color=PALE, linewidth=0.8)
+    smooth = log["loss"].rolling(max(1, len(log) // 40), center=True, min_periods=1).mean()
+    axes.plot(log["tokens"] / 1e6, smooth, color=INK, linewidth=1.6)
+    axes.set(xlabel="tokens seen (millions)", ylabel="loss on answers (nats)", title=title)
+    axes.set_ylim(bottom=0)
+    return figure
+
+
+@look
+def dots(frame: pd.DataFrame, row: str, series: str, value: str, floor: str | None = None, xlabel: str = "") -> Figure:
+    """One dot per row and series: columns ``row``, ``series``, ``value`` (0 to 1), and optionally ``floor``, drawn as
+    a thin upright bar: the least that is asked for."""
+    rows, kinds = list(dict.fromkeys(frame[row])), list(dict.fromkeys(frame[series]))
+    figure, (axes,) = _panels(1, height=0.38 * len(rows) + 0.7)
+    offsets = np.linspace(-0.25, 0.25, len(kinds)) if len(kinds) > 1 else [0.0]
+    for kind, offset in zip(kinds, offsets, strict=True):
+        part = frame[frame[series] == kind]
+        y = [rows.index(r) + offset for r in part[row]]
+        axes.scatter(part[value], y, s=34, label=kind, zorder=3, **_style(kind, kinds))
+        if floor is not None:
+            axes.scatter(part[floor], y, marker="|", s=60, color=INK, linewidths=1, zorder=2)
+    _rows(axes, rows)
+    axes.set(xlim=(-0.03, 1.03), xlabel=xlabel)
+    _legend(figure, axes)
+    return figure
+
+
+@look
+def dumbbells(frame: pd.DataFrame, xlabel: str = "p_defect") -> Figure:
+    """How far a change moves a probability. Columns ``row`` (its name), ``before``, ``after`` and ``kind`` (what was
+    changed; one colour each); the arrow runs from before to after."""
+    kinds = list(dict.fromkeys(frame["kind"]))
+    figure, (axes,) = _panels(1, height=0.34 * len(frame) + 0.7)
+    for place, line in enumerate(frame.itertuples()):
+        style = _style(line.kind, kinds)
+        axes.annotate(
+            "", (line.after, place), (line.before, place), arrowprops={"arrowstyle": "-", "color": style["color"]}
+        )
+        axes.scatter(line.before, place, s=26, facecolor="white", edgecolor=INK, zorder=3)
+        axes.scatter(line.after, place, s=38, zorder=3, **style)
+    for kind in kinds:
+        axes.scatter([], [], s=38, label=kind, **_style(kind, kinds))
+    axes.scatter([], [], s=26, facecolor="white", edgecolor=INK, label="without")
+    _rows(axes, list(frame["row"]))
+    _probability(axes, label=xlabel)
+    _legend(figure, axes)
+    return figure
+
+
+# --- choices -------------------------------------------------------------------------------------------------------
+
+
+@look
+def by_scenario(frame: pd.DataFrame, row: str = "scenario") -> Figure:
+    """p_defect per scenario. Columns ``model``, ``scenario`` (or the column named by ``row``), ``p_defect``, one row
+    a prompt; small points are prompts, large ones their mean."""
+    rows, models = list(dict.fromkeys(frame[row])), _present(frame["model"], MODELS)
+    figure, (axes,) = _panels(1, height=(0.19 * len(models) + 0.3) * len(rows) + 0.4)
+    offsets = np.linspace(-0.36, 0.36, len(models)) if len(models) > 1 else [0.0]
+    for model, offset in zip(models, offsets, strict=True):
+        style = _style(model, models)
+        for place, name in enumerate(rows):
+            values = frame.loc[(frame["model"] == model) & (frame[row] == name), "p_defect"].to_numpy()
+            axes.scatter(values, np.full(len(values), place + offset), s=9, alpha=0.35, linewidths=0, **style)
+            if len(values):
+                axes.scatter(values.mean(), place + offset, s=46, edgecolor="white", linewidth=0.6, zorder=3, **style)
+        axes.scatter([], [], s=46, label=model, **style)
+    _rows(axes, rows)
+    _probability(axes)
+    if len(models) > 1:
+        _legend(figure, axes)
+    return figure
+
+
+@look
+def curves(frame: pd.DataFrame, panel: str, ylabel: str = "", probability: bool = False, sharey: bool = True) -> Figure:
+    """Training over episodes. Columns ``variant``, ``seed``, ``episode``, ``value`` and the one named by ``panel``:
+    one thin line a run, the mean over seeds thick."""
+    names, variants = list(dict.fromkeys(frame[panel])), _present(frame["variant"], MODELS)
+    figure, axes = _panels(len(names), sharex=True, sharey=sharey)
+    for ax, name in zip(axes, names, strict=True):
+        for variant in variants:
+            part = frame[(frame[panel] == name) & (frame["variant"] == variant)]
+            if part.empty:
+                continue
+            runs = part.pivot_table(index="episode", columns="seed", values="value")
+            ax.plot(runs.index, runs.to_numpy(), color=COLOURS.get(variant, OTHERS[0]), linewidth=0.7, alpha=0.4)
+            mean, style = runs.mean(axis=1), _style(variant, variants)
+            ax.plot(runs.index, mean, linewidth=1.9, markevery=max(1, len(mean) // 6), markersize=5, label=variant, **style)
+        ax.set_title(str(name))
+        if probability:
+            _probability(ax, "y", ylabel)
+    for ax in axes:
+        ax.set_ylabel(ylabel if ax.get_subplotspec().is_first_col() else "")
+        ax.set_xlabel("episode" if ax.get_subplotspec().is_last_row() else "")
+    if panel != "variant":
+        _legend(figure, axes[0], ncols=4)
+    return figure
+
+
+@look
+def policy(frame: pd.DataFrame, optimum: Mapping[str, Mapping[str, str | None]]) -> Figure:
+    """Final policy per state. Columns ``model``, ``seed``, ``state``, ``p_defect`` (one row a run and state; the
+    mean of its prompts). ``optimum[model][state]`` is ``"C"``, ``"D"`` or None (the reward does not say), drawn as a
+    thick black bar, or as a grey band where both moves earn the same."""
+    states, models = list(dict.fromkeys(frame["state"])), _present(frame["model"], MODELS)
+    figure, axes = _panels(len(states), height=2.5, sharex=True, sharey=True)
+    for ax, state in zip(axes, states, strict=True):
+        for place, model in enumerate(models):
+            values = frame.loc[(frame["state"] == state) & (frame["model"] == model), "p_defect"].to_numpy()
+            best = optimum.get(model, {}).get(state)
+            if model in optimum and best is None:
+                ax.bar(place, 1, width=0.7, color=PALE, alpha=0.6, zorder=0)
+            elif best is not None:
+                ax.plot([place - 0.36, place + 0.36], [float(best == "D")] * 2, color=INK, linewidth=3, zorder=1)
+            x = place + np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [place]
+            ax.scatter(x, values, s=36, zorder=3, edgecolor="white", linewidth=0.5, **_style(model, models))
+        ax.set_title(f"after {state}")
+        ax.set_xticks(range(len(models)), [m[:6] + "." if len(m) > 7 else m for m in models], rotation=35, ha="right")
+        ax.grid(axis="x", visible=False)
+        _probability(ax, "y", "p_defect" if ax.get_subplotspec().is_first_col() else "")
+    axes[0].plot([], [], color=INK, linewidth=3, label="the reward's optimum")
+    axes[0].bar([0], [0], color=PALE, alpha=0.6, label="the reward does not say")
+    _legend(figure, axes[0], ncols=2)
+    return figure
+
+
+@look
+def differences(frame: pd.DataFrame, xlabel: str) -> Figure:
+    """A change per row and model with its range. Columns ``row``, ``model``, ``difference``, ``low``, ``high``."""
+    rows, models = list(dict.fromkeys(frame["row"])), _present(frame["model"], MODELS)
+    figure, (axes,) = _panels(1, height=(0.15 * len(models) + 0.3) * len(rows) + 0.4)
+    offsets = np.linspace(-0.33, 0.33, len(models)) if len(models) > 1 else [0.0]
+    for model, offset in zip(models, offsets, strict=True):
+        part = frame[frame["model"] == model]
+        y, style = [rows.index(r) + offset for r in part["row"]], _style(model, models)
+        axes.hlines(y, part["low"], part["high"], color=style["color"], linewidth=1.1, alpha=0.7)
+        axes.scatter(part["difference"], y, s=30, zorder=3, label=model, **style)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    _rows(axes, rows)
+    axes.set_xlabel(xlabel)
+    reach = 1.1 * max(0.05, float(np.abs(frame[["low", "high"]].to_numpy()).max()))
+    axes.set_xlim(-reach, reach)
+    _legend(figure, axes)
+    return figure
+
+
+@look
+def by_state(frame: pd.DataFrame, x: str, xlabel: str = "") -> Figure:
+    """p_defect over the levels of ``x``, one panel a state. Columns ``state``, ``model``, ``p_defect`` and ``x``; one
+    row a prompt, drawn as means with the range over prompts."""
+    states, levels = list(dict.fromkeys(frame["state"])), list(dict.fromkeys(frame[x]))
+    models = _present(frame["model"], MODELS)
+    figure, axes = _panels(len(states), height=2.4, sharex=True, sharey=True)
+    offsets = np.linspace(-0.28, 0.28, len(models)) if len(models) > 1 else [0.0]
+    for ax, state in zip(axes, states, strict=True):
+        for model, offset in zip(models, offsets, strict=True):
+            part = frame[(frame["state"] == state) & (frame["model"] == model)].groupby(x, sort=False)["p_defect"]
+            places, style = np.array([levels.index(level) for level in part.groups]) + offset, _style(model, models)
+            ax.vlines(places, part.min(), part.max(), color=style["color"], linewidth=1, alpha=0.6)
+            ax.scatter(places, part.mean(), s=28, zorder=3, label=model, **style)
+        ax.set_title(f"after {state}")
+        ax.set_xticks(range(len(levels)), levels, rotation=20, ha="right")
+        ax.set_xlabel(xlabel if ax.get_subplotspec().is_last_row() else "")
+        ax.grid(axis="x", visible=False)
+        _probability(ax, "y", "p_defect" if ax.get_subplotspec().is_first_col() else "")
+    _legend(figure, axes[0])
+    return figure
+
+
+# --- the metric ----------------------------------------------------------------------------------------------------
+
+
+@look
+def two_metrics(frame: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str) -> Figure:
+    """Two readings of the same prompts against each other. Columns ``model``, ``x``, ``y`` (logit differences);
+    shaded where the two disagree about the choice."""
+    figure, (axes,) = _panels(1, height=3.9)
+    models = _present(frame["model"], MODELS)
+    for model in models:
+        part = frame[frame["model"] == model]
+        axes.scatter(part[x], part[y], s=20, alpha=0.75, linewidths=0, label=model, **_style(model, models))
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+    left, right, low, high = min(left, -0.5), max(right, 0.5), min(low, -0.5), max(high, 0.5)
+    axes.fill_between([left, 0], 0, high, color=PALE, alpha=0.5, linewidth=0, zorder=0)
+    axes.fill_between([0, right], low, 0, color=PALE, alpha=0.5, linewidth=0, zorder=0)
+    axes.axhline(0, color=INK, linewidth=0.8)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set(xlim=(left, right), ylim=(low, high), xlabel=xlabel, ylabel=ylabel)
+    _legend(figure, axes)
+    return figure
+
+
+@look
+def agreement(frame: pd.DataFrame, series: str = "model", title: str = "") -> Figure:
+    """What the metric says against what was sampled. Columns ``expected`` (from p_defect), ``sampled`` with its
+    interval ``lower`` to ``upper``, and the one named by ``series``; on the diagonal both say the same."""
+    figure, (axes,) = _panels(1, height=4.3)
+    axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8)
+    names = _present(frame[series], MODELS)
+    for name in names:
+        part, style = frame[frame[series] == name], _style(name, names)
+        axes.vlines(part["expected"], part["lower"], part["upper"], color=style["color"], linewidth=1)
+        axes.scatter(part["expected"], part["sampled"], s=28, zorder=3, linewidths=0, label=name, **style)
+    _probability(axes, "x", "p_defect, from the model's probabilities")
+    _probability(axes, "y", "sampled share of defection")
+    axes.set_aspect("equal")
+    axes.set_title(title)
+    if len(names) > 1:
+        _legend(figure, axes)
+    return figure
+
+
+@look
+def distances(frame: pd.DataFrame, yardstick: float) -> Figure:
+    """Distances between runs. Columns ``pair`` (row), ``kind`` (``within a variant`` or ``between variants``),
+    ``distance``; small points are pairs of runs, the large one their mean, the line ``yardstick`` the largest
+    distance within a variant."""
+    rows, kinds = list(dict.fromkeys(frame["pair"])), list(dict.fromkeys(frame["kind"]))
+    figure, (axes,) = _panels(1, height=0.34 * len(rows) + 0.8)
+    for (pair, kind), part in frame.groupby(["pair", "kind"], sort=False):
+        y, style = rows.index(pair), _style(kind, kinds)
+        axes.scatter(part["distance"], np.full(len(part), y), s=14, alpha=0.5, linewidths=0, **style)
+        axes.scatter(part["distance"].mean(), y, s=52, edgecolor="white", linewidth=0.6, zorder=3, **style)
+    for kind in kinds:
+        axes.scatter([], [], s=52, label=kind, **_style(kind, kinds))
+    axes.axvline(yardstick, color=INK, linewidth=1, linestyle="--", label="largest within")
+    _rows(axes, rows)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("mean difference in p_defect over the scenario prompts")
+    _legend(figure, axes, ncols=3)
+    return figure
+
+
+def made_by(notebook: str, profile, **parameters) -> str:
+    """What made a figure, in one line, for the caption: the notebook, the profile and the parameters given."""
+    given = ", ".join(f"{name} {value}" for name, value in parameters.items() if value not in ("", [], (), None))
+    return f"notebooks/{notebook}.ipynb, profile {profile.name}{', ' + given if given else ''}"
+
+
+# --- text ----------------------------------------------------------------------------------------------------------
+
+
+def token_view(tokens: Sequence[str], roles: Sequence[str], marked: Mapping[int, str]) -> HTML:
+    """A prompt cut into tokens, as HTML. ``roles[i]`` is the role of token i (``""`` for none; hovering shows it) and
+    ``marked`` gives positions a name that is written on the page: the decision step, the end of the prompt."""
+    pieces = []
+    for place, (token, role) in enumerate(zip(tokens, roles, strict=True)):
+        kind = "marked" if place in marked else "role" if role else "plain"
+        text = escape(token).replace("\n", "↵").replace(" ", "·")
+        name = f"<sup>{escape(marked[place])}</sup>" if place in marked else ""
+        hint = escape(f"{place}: {role}" if role else str(place))
+        pieces.append(f'<span class="token token-{kind}" title="{hint}">{text or "∅"}{name}</span>')
+        if "\n" in token:
+            pieces.append("<br>")
+    return HTML(f'{TOKEN_STYLE}<div class="token-view" role="group" aria-label="The prompt, token by token">{"".join(pieces)}</div>')
+
+
+TOKEN_STYLE = (
+    "<style>.token-view{background:#fff;color:#222;padding:.8em;border-radius:6px;line-height:2;overflow-wrap:anywhere;"
+    "font-family:monospace;font-size:.85em}.token{border:1px solid #d9d9d9;border-radius:3px;padding:1px 2px;margin:1px;"
+    "display:inline-block;white-space:pre}.token-role{background:#ddeeff;border-color:#0072b2}"
+    ".token-marked{background:#ffe3cc;border:2px solid #d55e00;font-weight:bold}.token sup{margin-left:.4em;color:#a04000}"
+    "</style>"
+)
