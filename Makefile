@@ -3,22 +3,23 @@ PROFILE ?= pocket
 SET ?=
 CORES ?= 2
 PYTHON ?= python3.11
-BIN := .venv/bin
+BIN ?= .venv/bin
 
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
-export PYTHONDONTWRITEBYTECODE ?=
+
+# An environment of one's own (conda: BIN=$$CONDA_PREFIX/bin) is used as it is; .venv is made from the lock.
+READY := $(if $(filter .venv/bin,$(BIN)),.venv/installed)
 
 .PHONY: book test lint clean
-.DELETE_ON_ERROR:
 
-book: .venv/installed
+book: $(READY)
 	@$(BIN)/python tools/book.py --profile "$(PROFILE)" --set "$(SET)" --cores "$(CORES)"
 
-test: .venv/installed
+test: $(READY)
 	@$(BIN)/python -m pytest $(TESTS)
 
-lint: .venv/installed
+lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python tools/lint.py
 
 clean:

@@ -49,7 +49,7 @@ TRAIN_KEYS = stale.keys(P, stale.reads([ROOT / TRAIN], ROOT) - {"training.varian
 
 
 rule book:
-    input: "_build/html/index.html"
+    input: "_build/html/.built"
 
 
 rule train:
@@ -91,7 +91,7 @@ rule site:
         chapters=[f"{R}/notebooks/{name}.ipynb" for name in CHAPTERS],
         pages=PAGES,
         settings=["_config.yml", "_toc.yml", "tools/site.py"],
-    output: "_build/html/index.html"
+    output: "_build/html/.built"  # a mark, so that the old pages stand until the new ones take their place
     params: name=P.name
     shell: f"python tools/site.py {R}/notebooks"
 

@@ -9,6 +9,8 @@ import argparse
 import fcntl
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -43,10 +45,16 @@ def own_the_folder() -> int:
 
 
 def sweep() -> None:
-    """Remove temporary files and folders that a killed build left."""
+    """Remove temporary files and folders (``.name.partial-<process>``) whose process is gone."""
     for folder in (ROOT / "results", ROOT / "_build"):
         for left in sorted(folder.rglob(".*.partial-*"), reverse=True):
-            subprocess.run(["rm", "-rf", str(left)], check=True)
+            process = int(re.search(r"partial-(\d+)", left.name)[1])
+            try:
+                os.kill(process, 0)
+            except ProcessLookupError:
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            except PermissionError:
+                pass
 
 
 def main() -> int:
@@ -67,8 +75,8 @@ def main() -> int:
     command = [
         *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT)),
         *("--cores", chosen.cores, "--nolock", "--rerun-incomplete", "--quiet", "rules", "host"),
-        *("--config", f"profile={chosen.profile}", f"overrides={json.dumps(overrides)}", "--"),
-        *chosen.snakemake, *more,
+        *(*more, "--config", f"profile={chosen.profile}", f"overrides={json.dumps(overrides)}"),
+        *("--", *chosen.snakemake),
     ]  # fmt: skip
     status = subprocess.run(command, pass_fds=(lock,)).returncode
     page = Path("_build/html/index.html")

@@ -54,6 +54,7 @@ def build(source: Path, out: Path) -> int:
         return 1
     with atomic_dir(out) as page_tree:
         shutil.copytree(work / "_build" / "html", page_tree, dirs_exist_ok=True)
+        (page_tree / ".built").touch()
     shutil.rmtree(work)
     return 0
 

@@ -147,7 +147,7 @@ def reads(start: Iterable[Path], root: Path) -> set[str]:
 
 def keys(profile: Profile, names: Iterable[str]) -> str:
     """Those keys of the profile and their values, as one line of JSON."""
-    data = profile.model_dump(mode="json")
-    chosen = {name: data[s][k] if (s := name.partition(".")[0]) != name and (k := name.partition(".")[2]) else data[name]
-              for name in sorted(names)}  # fmt: skip
-    return json.dumps(chosen, sort_keys=True)
+    flat = {}
+    for name, value in profile.model_dump(mode="json").items():
+        flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    return json.dumps({name: flat[name] for name in sorted(names)}, sort_keys=True)
