@@ -9,12 +9,14 @@ and new results cannot be mixed silently.
 
 import ast
 import contextlib
+import ctypes
 import errno
 import io
 import json
 import os
 import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -362,6 +364,7 @@ def start(profile: str | Path = "pocket", overrides: Mapping[str, Any] | Iterabl
     Raises RewiredError when papermill passed a parameter that the notebook's ``parameters`` cell does not have.
     """
     _check_parameters()
+    _end_with_parent()
     chosen = load(profile, overrides)
     for name, value in environment(chosen).items():
         os.environ.setdefault(name, value)
@@ -380,6 +383,12 @@ def environment(profile: Profile) -> dict[str, str]:
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
     fixed = {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return {name: str(profile.threads) for name in threads} | quiet | fixed
+
+
+def _end_with_parent() -> None:
+    """In a build on Linux, let a notebook's kernel die with papermill: a killed build must not go on writing."""
+    if os.environ.get("REWIRED_BUILD") and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _check_parameters() -> None:
