@@ -49,7 +49,12 @@ TRAIN_KEYS = stale.keys(P, stale.reads([ROOT / TRAIN], ROOT) - {"training.varian
 
 
 rule book:
-    input: "_build/html/.built"
+    # Everything by name, so that a file that was lost is made again although what follows it still stands.
+    input:
+        "_build/html/.built",
+        [f"{R}/runs/{run}/{file}" for run in RUNS for file in RUN_FILES],
+        [f"{R}/notebooks/{name}.ipynb" for name in CHAPTERS],
+        [f"{R}/tables/{table}.parquet" for about in CHAPTERS.values() for table in about["tables"]],
 
 
 rule train:
@@ -63,7 +68,7 @@ rule train:
     params:
         base=BASE_HASH,
         profile=TRAIN_KEYS,
-        code=lambda wildcards: stale.code_hash([ROOT / TRAIN], ROOT, reward=wildcards.variant, without=("plots",)),
+        code=lambda wildcards: stale.code_hash([ROOT / TRAIN], ROOT, reward=wildcards.variant),
     threads: P.threads
     shell: RUN + " -p variant={wildcards.variant} -p seed={wildcards.seed}"
 

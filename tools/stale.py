@@ -60,12 +60,12 @@ def _imported(file: Path, package: Path) -> Iterator[Path]:
                 yield found
 
 
-def closure(start: Iterable[Path], root: Path, without: Iterable[str] = ()) -> list[Path]:
-    """``start`` and every rewired module imported from there, directly or not, except the modules ``without``."""
+def closure(start: Iterable[Path], root: Path) -> list[Path]:
+    """``start`` and every rewired module imported from there, directly or not."""
     package, found, todo = root / "lib" / "rewired", set(), list(start)
     while todo:
         file = todo.pop()
-        if file not in found and file.stem not in without:
+        if file not in found:
             found.add(file)
             todo += _imported(file, package)
     return sorted(found)
@@ -81,15 +81,14 @@ def _data(file: Path, root: Path) -> Iterator[Path]:
                 yield root / "config" / Path(node.value).name
 
 
-def code_hash(start: Iterable[Path], root: Path, reward: str | None = None, without: Iterable[str] = ()) -> str:
+def code_hash(start: Iterable[Path], root: Path, reward: str | None = None) -> str:
     """A hash over everything ``closure`` finds, and the data files these modules read.
 
-    ``without`` names modules that cannot change the result (how a log is drawn does not change a training run). With
-    ``reward``, the functions that ``games`` registers as *other* rewards are left out: editing one reward makes
+    With ``reward``, the functions that ``games`` registers as *other* rewards are left out: editing one reward makes
     only its own variant stale.
     """
     digest = hashlib.sha256()
-    for file in closure(start, root, without):
+    for file in closure(start, root):
         module = tree(file)
         if reward is not None and file.name == "games.py":
             module = ast.Module([n for n in module.body if _reward(n) in (None, reward)], [])

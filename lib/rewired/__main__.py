@@ -65,16 +65,12 @@ def policy_table(profile: ProfileName = "pocket") -> None:
 
 @app.command("rebuild-base")
 def rebuild_base(
-    out: Annotated[Path, typer.Option(help="folder for the new base")] = Path("results/base"),
-    seed: int = 0,
-    profile: ProfileName = "pocket",
+    out: Annotated[Path, typer.Option(help="folder for the new base")] = Path("results/base"), seed: int = 1
 ) -> None:
-    """Train the pocket base from scratch; a second call picks an interrupted one up."""
-    profiles.start(profile)
+    """Train the pocket base from scratch, about an hour; a second call picks an interrupted one up."""
     from rewired import pocket
 
-    pocket.train_base(out, seed=seed)
-    typer.echo(out)
+    typer.echo(pocket.train_base(out, pocket.Recipe(seed=seed)))
 
 
 @app.command("run-notebook")

@@ -169,7 +169,9 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict:
     if parent is None:
         return data
     sibling = file.with_name(f"{parent}.yaml")
-    base = sibling if sibling.is_file() else _file(parent)
+    base = sibling if sibling.is_file() else ROOT / "config" / sibling.name
+    if not base.is_file():
+        raise choice(f"profile in the `extends:` line of {file}:", parent, known_profiles())
     if base.resolve() in (file.resolve(), *seen):
         raise RewiredError(f"The profile {file} extends itself through {parent!r}. Remove one `extends:` line.")
     return _merge(_read(base, (*seen, file.resolve())), data)

@@ -1,0 +1,19 @@
+"""Every test runs with pinned threads, without a network, and writes below its own temporary folder."""
+
+import os
+
+os.environ.update(
+    OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1"
+)
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_results(tmp_path, monkeypatch):
+    """``results/`` of the library lies in the test's folder."""
+    monkeypatch.setenv("REWIRED_ROOT", str(tmp_path))
+    monkeypatch.delenv("REWIRED_BUILD", raising=False)
