@@ -85,10 +85,17 @@ def save(figure: Figure, folder: str | Path, name: str) -> SVG:
 
 
 def table(frame: pd.DataFrame, decimals: int = 2) -> HTML:
-    """The frame as a plain HTML table without its index; numbers to ``decimals`` places, missing ones as a dash."""
+    """The frame as a plain HTML table without its index; numbers to ``decimals`` places, missing ones as a dash. Cells
+    that are text may hold HTML."""
     number = f"{{:.{decimals}f}}".format
-    text = frame.to_html(index=False, border=0, float_format=number, na_rep="–", classes="rewired-table")
-    return HTML(f'<div class="rewired-scroll">{text}</div>')
+    text = frame.to_html(index=False, border=0, float_format=number, na_rep="–", classes="rewired-table", escape=False)
+    return HTML(f'<div class="rewired-scroll" style="overflow-x:auto">{text}</div>')
+
+
+def quote(*texts: str) -> HTML:
+    """Texts as the model reads them, long lines wrapped."""
+    style = "white-space:pre-wrap;overflow-wrap:anywhere"
+    return HTML("".join(f'<pre class="rewired-quote" style="{style}">{escape(text)}</pre>' for text in texts))
 
 
 def _panels(n: int, height: float = 2.3, columns: int = 2, **options) -> tuple[Figure, list[Axes]]:
@@ -237,7 +244,8 @@ def curves(frame: pd.DataFrame, panel: str, ylabel: str = "", probability: bool 
             runs = part.pivot_table(index="episode", columns="seed", values="value")
             ax.plot(runs.index, runs.to_numpy(), color=COLOURS.get(variant, OTHERS[0]), linewidth=0.7, alpha=0.4)
             mean, style = runs.mean(axis=1), _style(variant, variants)
-            ax.plot(runs.index, mean, linewidth=1.9, markevery=max(1, len(mean) // 6), markersize=5, label=variant, **style)
+            every = max(1, len(mean) // 6)
+            ax.plot(runs.index, mean, linewidth=1.9, markevery=every, markersize=5, label=variant, **style)
         ax.set_title(str(name))
         if probability:
             _probability(ax, "y", ylabel)
@@ -404,13 +412,15 @@ def token_view(tokens: Sequence[str], roles: Sequence[str], marked: Mapping[int,
         pieces.append(f'<span class="token token-{kind}" title="{hint}">{text or "∅"}{name}</span>')
         if "\n" in token:
             pieces.append("<br>")
-    return HTML(f'{TOKEN_STYLE}<div class="token-view" role="group" aria-label="The prompt, token by token">{"".join(pieces)}</div>')
+    opening = '<div class="token-view" role="group" aria-label="The prompt, token by token">'
+    return HTML(f"{TOKEN_STYLE}{opening}{''.join(pieces)}</div>")
 
 
 TOKEN_STYLE = (
-    "<style>.token-view{background:#fff;color:#222;padding:.8em;border-radius:6px;line-height:2;overflow-wrap:anywhere;"
-    "font-family:monospace;font-size:.85em}.token{border:1px solid #d9d9d9;border-radius:3px;padding:1px 2px;margin:1px;"
-    "display:inline-block;white-space:pre}.token-role{background:#ddeeff;border-color:#0072b2}"
-    ".token-marked{background:#ffe3cc;border:2px solid #d55e00;font-weight:bold}.token sup{margin-left:.4em;color:#a04000}"
-    "</style>"
+    "<style>.token-view{background:#fff;color:#222;padding:.8em;border-radius:6px;line-height:2;"
+    "overflow-wrap:anywhere;font-family:monospace;font-size:.85em}"
+    ".token{border:1px solid #d9d9d9;border-radius:3px;padding:1px 2px;margin:1px;display:inline-block;white-space:pre}"
+    ".token-role{background:#ddeeff;border-color:#0072b2}"
+    ".token-marked{background:#ffe3cc;border:2px solid #d55e00;font-weight:bold}"
+    ".token sup{margin-left:.4em;color:#a04000}</style>"
 )

@@ -1,0 +1,145 @@
+"""Every chapter runs by itself: papermill, the shipped base, the profile `ci` with very little training."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import papermill
+import pytest
+
+from rewired import profiles, training
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = {
+    "01_pocket": {"questions": 8},
+    "02_training": {},
+    "03_prompts": {"label_pairs": [["action1", "action2"], ["red", "green"]]},
+    "04_decisions": {},
+}
+NOTEBOOKS = [*CHAPTERS, "runs/train"]
+LITTLE = ["training.episodes=8", "training.batch_size=20", "training.checkpoint_every=8", "decisions.samples=40"]
+GLUE = re.compile(r"\{glue(?::(?P<kind>\w+))?\}(?:`(?P<role>[^`]+)`| +(?P<directive>\S+))")
+
+
+def cells(name: str, kind: str) -> list[dict]:
+    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == kind]
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def pasted(markdown: str) -> list[tuple[str, str]]:
+    """(document or "", key) of everything that a text takes from a run."""
+    found = []
+    for match in GLUE.finditer(markdown):
+        key = match["role"] or match["directive"]
+        document = re.search(rf"\{{glue\}} {re.escape(key)}\n:doc: (\S+)", markdown) if match["directive"] else None
+        before, _, after = key.rpartition("::")
+        found.append((before or (document[1] if document else ""), after.removesuffix(":s")))
+    return found
+
+
+# --- as they are stored ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_stored_without_outputs(name):
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells(name, "code"))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_cells_are_short(name):
+    for cell in cells(name, "code"):
+        assert len(source(cell).splitlines()) <= 20, source(cell)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_first_cell_holds_literal_parameters(name):
+    first = cells(name, "code")[0]
+    assert first["metadata"]["tags"] == ["parameters"]
+    values = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source(first)).body}
+    assert values["profile"] == "pocket" and values["overrides"] == []
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_has_its_parts(name):
+    text = "\n\n".join(source(cell) for cell in cells(name, "markdown"))
+    parts = "Before you start, Prerequisites, Time to read, Needs, :class: results, Exercise, Solution"
+    for part in [*parts.split(", "), "papermill notebooks/"]:
+        assert part in text, f"{name} lacks {part!r}"
+    figures = re.findall(r"```\{glue:figure\} (\w+)\n(.*?)```", text, re.S)
+    assert figures
+    for key, body in figures:
+        assert re.search(r":alt: .{40}", body), f"{key} in {name} has no alternative text"
+        assert "{glue:text}`made_by`" in body, f"{key} in {name} does not say what made it"
+
+
+# --- as they run -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A results root that holds one barely trained run of every variant."""
+    root = tmp_path_factory.mktemp("root")
+    profile = profiles.load("ci", LITTLE)
+    for variant in profile.training.variants:
+        training.train(profile, variant, 1, root / "results" / "ci" / "runs" / f"{variant}-1")
+    return root
+
+
+@pytest.fixture
+def kernel(results, monkeypatch):
+    """The environment a notebook's kernel gets."""
+    for name, value in profiles.environment(profiles.load("ci")).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("REWIRED_ROOT", str(results))
+    monkeypatch.setenv("REWIRED_BUILD", "1")
+    return results
+
+
+def run(name: str, folder: Path, **parameters) -> dict:
+    given = {"profile": "ci", "overrides": LITTLE, **parameters}
+    executed = papermill.execute_notebook(
+        str(ROOT / "notebooks" / f"{name}.ipynb"), str(folder / "out.ipynb"), given, cwd=str(ROOT), progress_bar=False
+    )
+    return json.loads(json.dumps(executed))
+
+
+def outputs(executed: dict) -> list[dict]:
+    return [output for cell in executed["cells"] for output in cell.get("outputs", [])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_chapter_runs_alone(name, kernel, tmp_path):
+    executed = run(name, tmp_path, **CHAPTERS[name])
+    written = kernel / "results" / "ci"
+    assert (written / "tables" / f"{name}.parquet").is_file()
+    drawn = sorted(file.stem for file in (written / "figures").glob(f"{name}_*.svg"))
+    assert drawn == sorted(file.stem for file in (written / "figures").glob(f"{name}_*.png")) != []
+    about = [output.get("metadata", {}).get("scrapbook") for output in outputs(executed)]
+    made = {scrap["name"] for scrap in about if scrap}
+    prose = "\n\n".join(source(cell) for cell in executed["cells"] if cell["cell_type"] == "markdown")
+    assert {key for document, key in pasted(prose) if not document} <= made
+    pages = "\n".join(file.read_text() for file in (ROOT / "book").glob("*.md"))
+    assert {key for document, key in pasted(pages) if document.endswith(f"{name}.ipynb")} <= made
+    assert not any("Traceback" in output.get("text", "") for output in outputs(executed))
+
+
+@pytest.mark.slow
+def test_a_run_runs_alone(kernel, tmp_path, monkeypatch):
+    monkeypatch.delenv("REWIRED_BUILD")
+    run("runs/train", tmp_path, variant="hybrid", seed=9)
+    assert (kernel / "results" / "ci" / "trials" / "runs" / "hybrid-9" / "run.json").is_file(), "a trial stays apart"
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_an_unknown_parameter_is_refused(name, tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError) as refused:
+        run(name, tmp_path, sead=3)
+    known = [node.targets[0].id for node in ast.parse(source(cells(name, "code")[0])).body]
+    assert refused.value.ename == "RewiredError"
+    assert "sead" in refused.value.evalue and all(parameter in refused.value.evalue for parameter in known)

@@ -1,0 +1,139 @@
+"""Figures: the promised columns are enough, the palette can be told apart, the same figure gives the same bytes."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from rewired import games, plots
+
+MODELS = plots.MODELS
+RANDOM = np.random.default_rng(0)
+CHOICES = pd.DataFrame(
+    [
+        {"model": m, "variant": m, "seed": s, "state": state, "scenario": f"{state}_x", "labels": pair}
+        for m in MODELS for s in (1, 2) for state in games.STATES for pair in ("a/b", "b/a")
+    ]
+)  # fmt: skip
+CHOICES["p_defect"] = RANDOM.random(len(CHOICES))
+CURVES = pd.DataFrame(
+    [
+        {"variant": m, "seed": s, "episode": e, "panel": p, "value": RANDOM.random()}
+        for m in MODELS[1:] for s in (1, 2) for e in (0, 10, 20) for p in ("one", "two", "three")
+    ]
+)  # fmt: skip
+SHARES = pd.DataFrame(
+    {"model": MODELS, "expected": 0.4, "sampled": 0.5, "lower": 0.3, "upper": 0.6, "x": 1.0, "y": -1.0}
+)
+OPTIMUM = {name: games.REWARDS[name].optimum for name in ("strategic", "deontological", "utilitarian", "hybrid")}
+
+FIGURES = {
+    "loss_curve": lambda: plots.loss_curve(pd.DataFrame({"tokens": [0, 1e6, 2e6], "loss": [3.0, 1.0, 0.5]})),
+    "loss_curve, no log": lambda: plots.loss_curve(pd.DataFrame({"tokens": [], "loss": []})),
+    "dots": lambda: plots.dots(
+        pd.DataFrame({"r": ["a", "b"], "s": ["x", "y"], "v": [0.1, 0.9], "f": [0.5, 0.5]}), "r", "s", "v", floor="f"
+    ),
+    "dumbbells": lambda: plots.dumbbells(
+        pd.DataFrame({"row": ["a", "b"], "kind": ["x", "y"], "before": [0.1, 0.2], "after": [0.5, 0.1]})
+    ),
+    "by_scenario": lambda: plots.by_scenario(CHOICES),
+    "by_scenario, one model": lambda: plots.by_scenario(CHOICES[CHOICES["model"] == "base"]),
+    "by_state": lambda: plots.by_state(CHOICES, x="labels"),
+    "curves": lambda: plots.curves(CURVES, panel="panel", ylabel="p", probability=True),
+    "curves, a panel a variant": lambda: plots.curves(CURVES, panel="variant", sharey=False),
+    "policy": lambda: plots.policy(CHOICES, OPTIMUM),
+    "differences": lambda: plots.differences(
+        pd.DataFrame(
+            {"row": ["a", "b"], "model": ["base", "hybrid"], "difference": [0.1, 0], "low": [0, 0], "high": [0.2, 0]}
+        ),
+        xlabel="change",
+    ),
+    "two_metrics": lambda: plots.two_metrics(SHARES, "x", "y", "x", "y"),
+    "agreement": lambda: plots.agreement(SHARES),
+    "distances": lambda: plots.distances(
+        pd.DataFrame(
+            {"pair": ["a", "a – b"], "kind": ["within a variant", "between variants"], "distance": [0.1, 0.4]}
+        ),
+        0.1,
+    ),
+    "distances, one seed": lambda: plots.distances(pd.DataFrame(columns=["pair", "kind", "distance"]), float("nan")),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_figure_is_drawn_from_the_promised_columns(name, tmp_path):
+    figure = FIGURES[name]()
+    assert isinstance(figure, Figure)
+    plots.save(figure, tmp_path, "figure")
+    assert {file.name for file in tmp_path.iterdir()} == {"figure.svg", "figure.png"}
+
+
+def test_the_same_figure_is_the_same_bytes(tmp_path):
+    for folder in ("a", "b"):
+        plots.save(FIGURES["policy"](), tmp_path / folder, "figure")
+    for kind in ("svg", "png"):
+        assert (tmp_path / f"a/figure.{kind}").read_bytes() == (tmp_path / f"b/figure.{kind}").read_bytes()
+
+
+def test_a_figure_stays_dark_on_a_white_card():
+    figure = FIGURES["curves"]()
+    assert figure.get_facecolor() == (1, 1, 1, 1)
+    assert all(axes.get_facecolor() == (1, 1, 1, 1) for axes in figure.axes)
+
+
+# How a colour looks without red (protan) or green (deutan) cones, in linear RGB; Machado et al. 2009, severity 1.
+SIGHT = {
+    "full": np.eye(3),
+    "protan": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deutan": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+}
+
+
+def _lightness_and_colour(colour: str, sight: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* of a colour seen through ``sight``."""
+    rgb = np.array(to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = to_xyz @ np.clip(sight @ linear, 0, 1) / np.array([0.9505, 1.0, 1.089])
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_models_can_be_told_apart_by_colour(sight):
+    seen = {model: _lightness_and_colour(colour, SIGHT[sight]) for model, colour in plots.COLOURS.items()}
+    for a, b in itertools.combinations(seen, 2):
+        assert np.linalg.norm(seen[a] - seen[b]) > 12, f"{a} and {b} look alike to {sight} sight"
+
+
+def test_models_can_be_told_apart_without_colour():
+    assert set(plots.COLOURS) == set(plots.MARKERS) == set(MODELS)
+    assert len(set(plots.MARKERS.values())) == len(MODELS)
+
+
+def test_tables_show_missing_numbers_as_a_dash():
+    html = plots.table(pd.DataFrame({"a": [0.123, np.nan]})).data
+    assert "0.12" in html and "–" in html and "NaN" not in html
+
+
+def test_the_token_view_escapes_and_marks():
+    html = plots.token_view(["<bos>", " a", "\n"], ["", "own_move", ""], {1: "decision step"}).data
+    assert "&lt;bos&gt;" in html and "decision step" in html and 'title="1: own_move"' in html
+    assert html.count('class="token ') == 3
+
+
+def test_made_by_names_only_what_was_given():
+    class Profile:
+        name = "pocket"
+
+    assert (
+        plots.made_by("03_prompts", Profile, seed=2, overrides=[])
+        == "notebooks/03_prompts.ipynb, profile pocket, seed 2"
+    )
