@@ -95,10 +95,10 @@ rule site:
     input:
         chapters=[f"{R}/notebooks/{name}.ipynb" for name in CHAPTERS],
         pages=PAGES,
-        settings=["_config.yml", "_toc.yml", "tools/site.py"],
+        settings=["_config.yml", "_toc.yml", "tools/build_site.py"],
     output: "_build/html/.built"  # a mark, so that the old pages stand until the new ones take their place
     params: name=P.name
-    shell: f"python tools/site.py {R}/notebooks"
+    shell: f"python tools/build_site.py {R}/notebooks"
 
 
 rule pocket_base:

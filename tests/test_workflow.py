@@ -62,7 +62,7 @@ def repository(tmp_path_factory):
     (folder / "models" / "pocket").mkdir(parents=True)
     (folder / "models" / "pocket" / "config.json").write_text("{}")
     (folder / "lib" / "rewired" / "__main__.py").write_text(STAND_IN)
-    (folder / "tools" / "site.py").write_text(SITE)
+    (folder / "tools" / "build_site.py").write_text(SITE)
     assert built(folder) == RUNS | CHAPTERS
     return folder
 

@@ -59,8 +59,7 @@ def build(source: Path, out: Path) -> int:
     return 0
 
 
-def main() -> int:
-    executed = ROOT / sys.argv[1]
+def main(executed: Path) -> int:
     work = ROOT / "_build"
     shutil.rmtree(work / "stage", ignore_errors=True)
     (work / "stage").mkdir(parents=True)
@@ -69,4 +68,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(ROOT / sys.argv[1]))

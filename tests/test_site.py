@@ -1,0 +1,197 @@
+"""The site: every warning an error, nothing from another host, and the house rules that the lint keeps."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import browser_check  # noqa: E402
+import build_site  # noqa: E402
+import lint  # noqa: E402
+
+INTRO = """# A book
+
+$$\\Delta = \\log P$$
+
+A [chapter](../notebooks/01_one.ipynb), a {cite}`someone`, a table:
+
+| state | p_defect |
+| --- | --- |
+| CC | 0.5 |
+
+```{admonition} What this run shows
+:class: results
+It found {glue:text}`../notebooks/01_one.ipynb::found:s`.
+```
+
+```{bibliography}
+```
+"""
+
+
+def stored_notebook() -> nbformat.NotebookNode:
+    """A small executed notebook with a glued text and a table."""
+    glued = {"application/papermill.record/text/plain": "'much'"}
+    output = nbformat.v4.new_output(
+        "display_data",
+        data=glued,
+        metadata={"scrapbook": {"mime_prefix": "application/papermill.record/", "name": "found"}},
+    )
+    page = (
+        '<div class="rewired-scroll"><table class="rewired-table"><tr><th>a</th></tr><tr><td>1</td></tr></table></div>'
+    )
+    table = nbformat.v4.new_output("display_data", data={"text/html": page, "text/plain": "a 1"})
+    code = nbformat.v4.new_code_cell("glue('found', 'much')", outputs=[output, table], execution_count=1)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# One\n\nText."), code], metadata=kernel)
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    """A small repository with the real settings, built once: (folder, exit status)."""
+    folder = tmp_path_factory.mktemp("book")
+    shutil.copy(ROOT / "_config.yml", folder)
+    shutil.copytree(ROOT / "book" / "_static", folder / "book" / "_static")
+    (folder / "book" / "intro.md").write_text(INTRO)
+    (folder / "book" / "references.bib").write_text("@misc{someone, title={T}, author={Some One}, year={2020}}\n")
+    (folder / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n- file: notebooks/01_one\n")
+    (folder / "executed").mkdir()
+    nbformat.write(stored_notebook(), folder / "executed" / "01_one.ipynb")
+    return folder, build(folder)
+
+
+def build(folder: Path) -> int:
+    work, build_site.ROOT = build_site.ROOT, folder
+    try:
+        return build_site.main(folder / "executed")
+    finally:
+        build_site.ROOT = work
+
+
+# --- building ------------------------------------------------------------------------------------------------------
+
+
+def test_the_book_builds_without_a_warning(book):
+    folder, status = book
+    assert status == 0
+    page = (folder / "_build" / "html" / "book" / "intro.html").read_text()
+    assert "much" in page and (folder / "_build" / "html" / "notebooks" / "01_one.html").is_file()
+
+
+def test_pages_fetch_nothing_from_another_host(book):
+    for page in (book[0] / "_build" / "html").rglob("*.html"):
+        loads = re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"'](https?:)?//[^\"']+", page.read_text())
+        assert not loads, page
+        assert "thebe" not in page.read_text().lower(), page
+
+
+def test_formulas_are_set_by_the_files_of_the_book(book):
+    page = (book[0] / "_build" / "html" / "book" / "intro.html").read_text()
+    assert re.search(r'src="\.\./_static/mathjax/tex-chtml\.js', page)
+    assert len(list((book[0] / "_build" / "html" / "_static" / "mathjax").rglob("*.woff"))) > 15
+
+
+def test_a_warning_fails_and_leaves_the_old_site(book, capsys):
+    folder, _ = book
+    before = (folder / "_build" / "html" / "book" / "intro.html").read_bytes()
+    (folder / "book" / "intro.md").write_text(INTRO + "\n[nowhere](nowhere.md)\n")
+    assert build(folder) == 1
+    assert "nowhere" in capsys.readouterr().err
+    assert (folder / "_build" / "html" / "book" / "intro.html").read_bytes() == before
+    (folder / "book" / "intro.md").write_text(INTRO)
+
+
+def test_buttons_appear_with_the_address_of_the_repository():
+    without = build_site.with_repository({"repository": {"url": ""}, "html": {}})
+    assert not without["launch_buttons"] and not without["html"]["use_edit_page_button"] and "repository" not in without
+    known = build_site.with_repository({"repository": {"url": "https://example.org/me/book"}, "html": {}})
+    assert known["html"]["use_edit_page_button"] and "colab_url" in known["launch_buttons"]
+
+
+def test_the_table_of_contents_names_what_is_there():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    named = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    stored = [f"notebooks/{file.stem}" for file in (ROOT / "notebooks").glob("*.ipynb")]
+    prose = [f"book/{file.stem}" for file in (ROOT / "book").glob("*.md")]
+    assert sorted(named) == sorted(stored + prose)
+
+
+# --- in a browser --------------------------------------------------------------------------------------------------
+
+BROKEN = """
+<script>console.error("boo"); fetch("https://example.org/x").catch(() => 0); nope();</script>
+<img src="no.png" alt=""><a href="nowhere.html">x</a><a href="#noplace">x</a><p style="color:#eee">faint</p>
+<div style="width:900px">wide</div><p class="math">x</p><pre>Traceback (most recent call last)</pre></article>
+"""
+
+
+@pytest.mark.skipif(not any(map(shutil.which, browser_check.PROGRAMS)), reason="no Chromium")
+def test_the_browser_finds_nothing_and_then_everything(book):
+    site = book[0] / "_build" / "html"
+    assert browser_check.check(site) == []
+    page = site / "book" / "intro.html"
+    page.write_text(page.read_text().replace("</article>", BROKEN, 1))
+    problems = "\n".join(browser_check.check(site))
+    for word in (
+        *("console error: boo", "another host: https://example.org/x", "nope is not defined", "no.png", "faint text"),
+        *(
+            "wider than the screen",
+            "formula not set",
+            "a traceback",
+            "dead link book/nowhere.html",
+            "intro.html#noplace",
+        ),
+    ):
+        assert word in problems, word
+
+
+# --- house rules ---------------------------------------------------------------------------------------------------
+
+BOX = "```{admonition} Title\n:class: results\n%s\n```\n"
+
+
+@pytest.mark.parametrize(
+    ("markdown", "found"),
+    [
+        (BOX % "All of {glue:text}`told_2:.3f` agree.", 0),
+        (BOX % "All 12 agree.", 1),
+        (BOX.replace("Title", "The 3 of us") % "x", 1),
+        (BOX.replace("results", "tip results") % "12", 1),
+        (BOX.replace("results", "tip") % "12", 0),
+        ("12 outside\n\n" + BOX % "none" + "\n13 after", 0),
+        (BOX.replace("```", ":::") % "12", 1),
+        (BOX.replace("```", "````") % "```{glue:figure} figure_1\n:figwidth: 300px\nIn 2 panels\n```", 1),
+        ("````{tab-set}\n" + BOX % "12" + "````\n", 1),
+    ],
+)
+def test_a_results_block_holds_no_literal_number(markdown, found):
+    assert len(list(lint.literal_numbers(markdown))) == found
+
+
+def test_a_stored_notebook_is_empty_and_declares_its_parameters():
+    notebook = stored_notebook()
+    told = " ".join(lint.notebook_problems(json.loads(nbformat.writes(notebook))))
+    assert "outputs" in told and "parameters" in told
+    cell = nbformat.v4.new_code_cell('seed = 1\nfolder = f"{seed}"\nimport os')
+    cell.metadata["tags"] = ["parameters"]
+    notebook.cells = [cell]
+    told = list(lint.notebook_problems(json.loads(nbformat.writes(notebook))))
+    assert len(told) == 2 and all("literals" in problem for problem in told)
+
+
+def test_no_machine_is_named(tmp_path):
+    for text, found in [("see /ho" + "me/somebody/x", 1), ("--extra-index" + "-url x", 1), ("a/home/b and ~/x", 0)]:
+        (tmp_path / "a.txt").write_text(text)
+        assert len(list(lint.problems(tmp_path / "a.txt"))) == found
+
+
+def test_the_repository_keeps_the_rules(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["lint.py"])
+    assert lint.main() == 0, capsys.readouterr().out
