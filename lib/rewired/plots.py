@@ -94,7 +94,10 @@ def table(frame: pd.DataFrame, decimals: int = 2) -> HTML:
 
 def quote(*texts: str) -> HTML:
     """Texts as the model reads them, long lines wrapped."""
-    style = "white-space:pre-wrap;overflow-wrap:anywhere"
+    style = (
+        "white-space:pre-wrap;overflow-wrap:anywhere;background:#fff;color:#222;border:1px solid #d9d9d9;"
+        "border-radius:6px;padding:.8em;margin:0 0 .5em"
+    )
     return HTML("".join(f'<pre class="rewired-quote" style="{style}">{escape(text)}</pre>' for text in texts))
 
 
@@ -160,7 +163,11 @@ def loss_curve(log: pd.DataFrame, title: str = "") -> Figure:
     smooth = log["loss"].rolling(max(1, len(log) // 40), center=True, min_periods=1).mean()
     axes.plot(log["tokens"] / 1e6, smooth, color=INK, linewidth=1.6)
     axes.set(xlabel="tokens seen (millions)", ylabel="loss on answers (nats)", title=title)
-    axes.set_ylim(bottom=0)
+    axes.set_yscale("log")
+    axes.set_yticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
+    axes.set_yticks([], minor=True)
+    if len(log):
+        axes.set_ylim(0.85 * log["loss"].min(), 1.1 * log["loss"].max())
     return figure
 
 
