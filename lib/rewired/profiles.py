@@ -64,11 +64,13 @@ class Training(Section):
     steps_per_episode: int = Field(default=5, gt=0)
     batch_size: int = Field(gt=0)
     gradient_accumulation: int = Field(default=1, gt=0)
+    minibatches: int = Field(default=1, gt=0)  # per epoch over the decisions of one update, one optimiser step each
     ppo_epochs: int = Field(default=4, gt=0)
     learning_rate: float = Field(gt=0)
     schedule: Literal["constant", "linear"] = "constant"
     clip: float = Field(default=0.2, gt=0)
     value_coefficient: float = Field(default=0.1, ge=0)
+    value_rate: float = Field(default=1.0, gt=0)  # learning rate of the value head, in units of the adapter's
     gamma: float = Field(default=1.0, ge=0, le=1)
     lam: float = Field(default=0.95, ge=0, le=1)
     kl: float = Field(default=0.2, ge=0)
@@ -383,6 +385,7 @@ def environment(profile: Profile) -> dict[str, str]:
     """Variables that pin thread counts and silence progress bars; set before a kernel starts."""
     threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    quiet["PYTHONWARNINGS"] = "ignore"  # a warning's text names a folder of this machine
     fixed = {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return {name: str(profile.threads) for name in threads} | quiet | fixed
 
