@@ -8,6 +8,7 @@ and the base count by content, not by date, hence `ancient`. `make book` calls t
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -87,8 +88,11 @@ for name, about in CHAPTERS.items():
             base=BASE_HASH,
             profile=stale.keys(P, stale.reads([ROOT / f"notebooks/{name}.ipynb"], ROOT)),
             code=stale.code_hash([ROOT / f"notebooks/{name}.ipynb"], ROOT),
+            given=" ".join(
+                "-p " + shlex.quote(f"{key}={json.dumps(value)}") for key, value in P.chapters.get(name, {}).items()
+            ),
         threads: P.threads
-        shell: RUN
+        shell: RUN + " {params.given}"
 
 
 rule site:

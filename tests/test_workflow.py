@@ -167,6 +167,7 @@ def test_a_second_build_waits_for_the_first(repository):
         (["--set", "training.opponent=nobody"], "'nobody'"),
         (["--set", "training.wordings=[rhyme]"], "'rhyme'"),
         (["--set", "prompts.labels=[go,gone]"], "go"),
+        (["--set", "chapters={99_none:{}}"], "'99_none'"),
     ],
 )
 def test_a_bad_profile_stops_before_anything_starts(repository, options, word):

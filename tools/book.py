@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,9 @@ def check(profile: profiles.Profile) -> None:
     games.get_game(profile.prompts.game)
     games.get_opponent(profile.training.opponent)
     prompts.Labels(*profile.prompts.labels)
+    for chapter in profile.chapters:
+        if not (ROOT / "notebooks" / f"{chapter}.ipynb").is_file():
+            raise choice("chapter", chapter, [file.stem for file in (ROOT / "notebooks").glob("*.ipynb")])
     for wording in profile.training.wordings:
         if wording not in prompts.WORDINGS:
             raise choice("wording", wording, prompts.WORDINGS)
@@ -64,7 +68,7 @@ def main() -> int:
     parser.add_argument("--cores", default=str(min(2, os.cpu_count() or 1)))
     parser.add_argument("snakemake", nargs="*", help="targets and options for Snakemake")
     chosen, more = parser.parse_known_args()
-    overrides = chosen.set.split()
+    overrides = shlex.split(chosen.set)
     try:
         check(profiles.load(chosen.profile, overrides))
     except RewiredError as error:

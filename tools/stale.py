@@ -148,5 +148,5 @@ def keys(profile: Profile, names: Iterable[str]) -> str:
     """Those keys of the profile and their values, as one line of JSON."""
     flat = {}
     for name, value in profile.model_dump(mode="json").items():
-        flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+        flat |= {name: value} | ({f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {})
     return json.dumps({name: flat[name] for name in sorted(names)}, sort_keys=True)

@@ -108,6 +108,7 @@ class Profile(Section):
     prompts: Prompts = Prompts()
     training: Training
     decisions: Decisions = Decisions()
+    chapters: dict[str, dict[str, Any]] = {}  # parameters given to a chapter's notebook: {01_pocket: {questions: 40}}
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
