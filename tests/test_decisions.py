@@ -137,7 +137,8 @@ def test_sampling_agrees_with_the_metric():
 
 
 def test_agreement_counts_legal_answers_only():
-    samples = pd.DataFrame({"prompt_id": ["a"] * 4 + ["b"] * 4, "scenario": ["X"] * 8, "move": list("CDDD") + ["D"] + [None] * 3})
+    moves = ["C", "D", "D", "D", "D", None, None, None]
+    samples = pd.DataFrame({"prompt_id": list("aaaabbbb"), "scenario": ["X"] * 8, "move": moves})
     measured = pd.DataFrame({"prompt_id": ["a", "b"], "p_defect": [0.7, 0.9]})
     cell = decisions.agreement(samples, measured).iloc[0]
     assert (cell["n"], cell["legal"], cell["sampled"]) == (8, 5, 0.8)

@@ -14,30 +14,29 @@ from rewired.errors import RewiredError
 from rewired.prompts import scenario_set
 
 QUICK = {
-    "training.episodes": 2, "training.batch_size": 10, "training.ppo_epochs": 2, "training.learning_rate": 1e-2,
+    "training.episodes": 2, "training.batch_size": 10, "training.minibatches": 2, "training.ppo_epochs": 2,
+    "training.learning_rate": 1e-2,
     "training.variants": ["strategic", "utilitarian"], "training.seeds": [1, 2],
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A profile with two small runs in a results folder of its own."""
-    root = tmp_path_factory.mktemp("root")
-    patch = pytest.MonkeyPatch()
-    patch.setenv("REWIRED_ROOT", str(root))
+def runs(tmp_path_factory):
+    """(profile, folder) of two small runs."""
     profile = profiles.load("pocket", {"model.path": str(tiny.legal_base()), **QUICK})
+    folder = tmp_path_factory.mktemp("runs")
     for variant in profile.training.variants:
-        training.train(profile, variant, 1)
-    yield profile
-    patch.undo()
+        training.train(profile, variant, 1, folder / f"{variant}-1")
+    return profile, folder
 
 
 @pytest.fixture
-def copy(trained, tmp_path, monkeypatch):
-    """The same runs, free to be damaged."""
-    shutil.copytree(profiles.results_dir(trained), tmp_path / "results" / trained.name)
-    monkeypatch.setenv("REWIRED_ROOT", str(tmp_path))
-    return trained
+def trained(runs, tmp_path, monkeypatch):
+    """A profile whose results are these runs: a copy, free to be damaged."""
+    profile, folder = runs
+    monkeypatch.setenv("REWIRED_ROOT", str(tmp_path / "root"))
+    shutil.copytree(folder, profiles.results_dir(profile) / "runs")
+    return profile
 
 
 def deltas(study, model):
@@ -89,25 +88,25 @@ def test_the_switch_is_restored_after_an_error(trained):
     assert (deltas(study, study.model) == base).all()
 
 
-def test_the_guard_stops_another_model(copy):
-    study = models.Study(copy)
+def test_the_guard_stops_another_model(trained):
+    study = models.Study(trained)
     table = study.run_dir("strategic", 1) / "decisions.parquet"
-    recorded = profiles.read_table(table, copy)
+    recorded = profiles.read_table(table, trained)
     recorded.loc[3, "p_defect"] += 0.01
-    profiles.write_table(recorded, table, copy)
+    profiles.write_table(recorded, table, trained)
     with pytest.raises(RewiredError, match=f"not the model that was trained.*{recorded.prompt_id[3]}"):
         decisions.guard(study, "strategic", 1)
 
 
 def test_unknown_variants_and_seeds(trained):
     study = models.Study(trained)
-    with pytest.raises(RewiredError, match="Unknown variant 'strategc'.*strategic"), study.variant("strategc", 1):
+    with pytest.raises(RewiredError, match="Unknown variant 'strategc'.*strategic"), study.variant("strategc"):
         pass
-    with pytest.raises(RewiredError, match="seed 2.*strategic-1, utilitarian-1.*rewired train"), study.variant("strategic", 2):
+    with pytest.raises(RewiredError, match="seed 2.*strategic-1, utilitarian-1.*train"), study.variant("strategic", 2):
         pass
 
 
-def test_an_adapter_of_another_base_is_refused(copy, tmp_path):
+def test_an_adapter_of_another_base_is_refused(trained, tmp_path):
     other = tiny.save(tmp_path / "other", seed=9)
     study = models.Study(profiles.load("pocket", {"model.path": str(other), **QUICK}))
     with pytest.raises(RewiredError, match="trained on another base"), study.variant("strategic", 1):
@@ -135,9 +134,13 @@ def unsettle(run):
     (run / "run.json").write_text(json.dumps(about))
 
 
-@pytest.mark.parametrize("damage", [truncate, exchange, pickle, unsettle, lambda run: (run / "run.json").write_text("{")])
-def test_a_damaged_run_is_refused(copy, damage):
-    study = models.Study(copy)
+def cut(run):
+    (run / "run.json").write_text("{")
+
+
+@pytest.mark.parametrize("damage", [truncate, exchange, pickle, unsettle, cut])
+def test_a_damaged_run_is_refused(trained, damage):
+    study = models.Study(trained)
     damage(study.run_dir("strategic", 1))
     with pytest.raises(RewiredError, match="Delete .*strategic-1 and run `make book`"), study.variant("strategic", 1):
         pass

@@ -11,9 +11,19 @@ from safetensors.torch import load_file
 
 from rewired import decisions, games, models, profiles, training
 from rewired.errors import RewiredError
-from rewired.prompts import held_out_matrices, held_out_set
+from rewired.prompts import held_out_matrices, held_out_set, scenario_set
 
-SMALL = {"training.episodes": 4, "training.batch_size": 10, "training.ppo_epochs": 2, "training.log_every": 2, "decisions.batch_size": 200}
+SMALL = {
+    "training.episodes": 4, "training.batch_size": 10, "training.minibatches": 2, "training.ppo_epochs": 2,
+    "training.log_every": 2, "training.learning_rate": 1e-2,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def few_prompts(monkeypatch):
+    """Runs end with a shorter examination here."""
+    monkeypatch.setattr(training, "scenario_set", lambda labels: scenario_set(labels)[::6])
+    monkeypatch.setattr(training, "held_out_set", lambda labels: held_out_set(labels)[::3])
 
 
 def profile(overrides=None, base="pocket"):
@@ -60,7 +70,7 @@ def test_games_are_staggered_and_start_anywhere():
         live.play(["action1"] * 40)
         starts += [game["state"] for game in live.games if game["step"] == 0]
     assert all(s == sorted(list(range(5)) * 8) for s in steps)
-    assert {s: starts.count(s) for s in games.STATES}.keys() == set(starts) and min(map(starts.count, games.STATES)) >= 8
+    assert set(starts) == set(games.STATES) and min(starts.count(state) for state in games.STATES) >= 8
 
 
 def test_prompts_vary_but_never_show_a_held_out_matrix():
@@ -113,7 +123,7 @@ def test_a_run_is_reproducible_and_complete(tmp_path, algorithm):
     assert {"run.json", "log.parquet", "decisions.parquet", "policy.parquet"} <= one.keys()
     assert {"adapter/adapter_config.json", f"adapter/{models.ADAPTER}"} <= one.keys()
     assert any(name.startswith("checkpoints/episode-00000") for name in one) and not any("README" in n for n in one)
-    assert str(tmp_path) not in json.dumps(json.loads(one["run.json"])["parameters"])
+    assert str(tmp_path) not in json.dumps(json.loads(one["run.json"])["training"])
     other = files(training.train(p, "hybrid", 2, tmp_path / "c"))
     assert one[f"adapter/{models.ADAPTER}"] != other[f"adapter/{models.ADAPTER}"]
     log = profiles.read_table(tmp_path / "a" / "log.parquet", p)
@@ -121,15 +131,15 @@ def test_a_run_is_reproducible_and_complete(tmp_path, algorithm):
     assert {"reward", "legal", "p_defect", "legal_mass", "kl", "entropy"} <= set(log["metric"])
     assert set(log.loc[log["metric"] == "p_defect", "state"]) == {"all", *games.STATES}
     assert log["episode"].min() == 0 and np.isfinite(log["value"]).all()
-    assert len(profiles.read_table(tmp_path / "a" / "decisions.parquet", p)) >= 60
+    assert len(profiles.read_table(tmp_path / "a" / "decisions.parquet", p)) == 10
     assert list(tmp_path.glob(".*")) == []
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_training_follows_the_reward(tmp_path, algorithm):
-    """A hundred and sixty decisions are enough for a tiny model to turn towards what is paid."""
-    quick = {"training.algorithm": algorithm, "training.batch_size": 16, "training.episodes": 32}
-    p = profile({**quick, "training.learning_rate": 1e-2, "training.kl": 0.01, "training.ppo_epochs": 3})
+    """A few dozen decisions are enough for a tiny model to turn towards what is paid."""
+    quick = {"training.algorithm": algorithm, "training.batch_size": 16, "training.episodes": 16}
+    p = profile({**quick, "training.kl": 0.01, "training.ppo_epochs": 3})
     means = {}
     for variant in ("strategic", "utilitarian"):
         out = training.train(p, variant, 1, tmp_path / variant)
@@ -144,9 +154,10 @@ def test_the_first_update_starts_from_the_base(tmp_path):
     training.train(p, "strategic", 1, tmp_path / "run")
     log = profiles.read_table(tmp_path / "run" / "log.parquet", p)
     start = log.query("episode == 0 and metric == 'p_defect' and state == 'all'")["value"].item()
-    probe = [q for k, q in enumerate(held_out_set()) if k % 32 % 9 == 0]
+    probe = training.probe_set(held_out_set()[::3])
     assert start == pytest.approx(decisions.measure(model, tokenizer, probe)["p_defect"].mean(), abs=1e-6)
-    assert any(value.any() for name, value in load_file(tmp_path / "run/adapter" / models.ADAPTER).items() if "lora_B" in name)
+    adapter = load_file(tmp_path / "run/adapter" / models.ADAPTER)
+    assert any(value.any() for name, value in adapter.items() if "lora_B" in name)
 
 
 def test_an_interrupted_run_leaves_nothing_and_restarts(tmp_path, monkeypatch):
@@ -159,19 +170,18 @@ def test_an_interrupted_run_leaves_nothing_and_restarts(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return step(self, answers)
 
-    monkeypatch.setattr(training.LiveGames, "play", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training.LiveGames, "play", interrupted)
         training.train(p, "strategic", 1, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    monkeypatch.undo()
     assert files(training.train(p, "strategic", 1, tmp_path / "run")) == whole
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_numbers_that_are_no_numbers_stop_the_run(tmp_path, epochs, monkeypatch):
     p = profile({"training.ppo_epochs": epochs})
-    value = games.get_reward("strategic")
-    monkeypatch.setitem(games.REWARDS, "strategic", type(value)("strategic", "", "", value.optimum, lambda turn: float("nan")))
+    nothing = games.Reward("strategic", "", "", games.get_reward("strategic").optimum, lambda turn: float("nan"))
+    monkeypatch.setitem(games.REWARDS, "strategic", nothing)
     with pytest.raises(RewiredError, match="Training diverged.*learning_rate"):
         training.train(p, "strategic", 1, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
@@ -190,10 +200,11 @@ def test_bad_requests_are_refused_before_training(tmp_path):
 # --- the real model's path -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_of_the_real_width_trains_measures_and_samples(tmp_path):
-    """gemma-2-2b-it's parameters (rank 64, bf16) on a random-weight model of its width, with one layer to stay quick."""
+    """gemma-2-2b-it's parameters (rank 64, bf16) on a random-weight model of its width, with few layers and games."""
     folder = tiny.save(
-        tmp_path / "model", hidden_size=2304, intermediate_size=9216, num_hidden_layers=1, num_attention_heads=8,
+        tmp_path / "model", hidden_size=2304, intermediate_size=9216, num_hidden_layers=2, num_attention_heads=8,
         num_key_value_heads=4, head_dim=256, query_pre_attn_scalar=256, sliding_window=4096, scale=0.02,
     )  # fmt: skip
     few = {"training.episodes": 1, "training.ppo_epochs": 1, "training.gradient_accumulation": 1}

@@ -61,7 +61,8 @@ def legal_base() -> Path:
     words = PreTrainedTokenizerFast.from_pretrained(folder)
     model = Gemma2ForCausalLM.from_pretrained(folder, attn_implementation="eager")
     prompts = [p for p in scenario_set() if p.wording == "structured"] + held_out_set()
-    answers = [words(label + "<end_of_turn>", add_special_tokens=False)["input_ids"] for label in ("action1", "action2")]
+    endings = ("action1<end_of_turn>", "action2<end_of_turn>")
+    answers = [words(ending, add_special_tokens=False)["input_ids"] for ending in endings]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):

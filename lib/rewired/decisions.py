@@ -67,7 +67,9 @@ def _network(model):
 
 
 @torch.no_grad()
-def hidden_states(model, rows: list[list[int]], reads: list[list[int]], batch_size: int) -> Iterator[tuple[list[int], torch.Tensor]]:
+def hidden_states(
+    model, rows: list[list[int]], reads: list[list[int]], batch_size: int
+) -> Iterator[tuple[list[int], torch.Tensor]]:
     """Yields (indices, states): for each batch of rows of similar length their final hidden states at the positions in
     ``reads``, stacked in the order of the indices: [sum of reads in the batch, d_model], fp32."""
     network = _network(model)
@@ -295,8 +297,8 @@ def guard(study, variant: str, seed: int) -> pd.DataFrame:
     if not (gap <= GUARD_TOLERANCE).all():
         worst = both.loc[gap.fillna(np.inf).idxmax()]
         raise RewiredError(
-            f"{variant} (seed {seed}) is not the model that was trained: on prompt {worst['prompt_id']} its p_defect is "
-            f"{worst['p_defect_now']:.4f}, and training recorded {worst['p_defect_recorded']:.4f} (allowed difference "
+            f"{variant} (seed {seed}) is not the model that was trained: on prompt {worst['prompt_id']} its p_defect "
+            f"is {worst['p_defect_now']:.4f}, and training recorded {worst['p_defect_recorded']:.4f} (tolerance "
             f"{GUARD_TOLERANCE}). Delete {study.run_dir(variant, seed)} and run `make book` to train it again."
         )
     return now

@@ -180,7 +180,8 @@ class Study:
                 self._peft.load_adapter(folder / "adapter", adapter_name=name)
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            raise RewiredError(f"The adapter {folder / 'adapter'} cannot be loaded: {reason} {_again(folder)}") from error
+            told = f"The adapter {folder / 'adapter'} cannot be loaded: {reason} {_again(folder)}"
+            raise RewiredError(told) from error
         self._peft.requires_grad_(False).eval()
         return name
 
@@ -204,7 +205,7 @@ def check_run(study: Study, variant: str, seed: int) -> None:
         raise RewiredError(f"The file {folder / 'run.json'} is damaged ({error!r}). {_again(folder)}") from None
     weights = folder / "adapter" / ADAPTER
     if not weights.is_file() or file_hash(weights) != adapter:
-        raise RewiredError(f"The adapter {weights} is missing, truncated or not the one the run wrote. {_again(folder)}")
+        raise RewiredError(f"The adapter {weights} is missing, damaged or not the one the run wrote. {_again(folder)}")
     if base != study.fingerprint:
         raise RewiredError(
             f"The adapter in {folder} was trained on another base (fingerprint {base}) than the model of profile "

@@ -45,8 +45,8 @@ def cluster_interval(
 
 
 def between_and_within(table: pd.DataFrame, value: str, variant_a: str, variant_b: str) -> dict[str, float | bool]:
-    """Rule 7 of the book. ``table`` has columns variant, seed, prompt_id and ``value``. Distance between two runs is the
-    mean absolute difference over prompts; returns the mean ``between`` the two variants (seeds i != j), the largest
+    """Rule 7 of the book. ``table`` has columns variant, seed, prompt_id and ``value``; two runs differ by the
+    mean absolute difference over prompts. Returns the mean ``between`` the two variants (seeds i != j), the largest
     ``within`` either of them, and ``differ``: between > within. NaN and False with fewer than two seeds."""
     wide = table.pivot_table(index="prompt_id", columns=["variant", "seed"], values=value)
 

@@ -36,7 +36,7 @@ from transformers.utils import logging as transformers_logging
 
 from rewired.decisions import PAD_TO, end_of_turn, measure, read_move
 from rewired.errors import RewiredError
-from rewired.games import ILLEGAL, MOVES, STATES, Turn, dilemma, get_opponent, get_reward
+from rewired.games import ILLEGAL, STATES, Turn, dilemma, get_opponent, get_reward
 from rewired.models import ADAPTER, device_of, file_hash, fingerprint, load_base, run_dir
 from rewired.profiles import Profile, atomic_dir, write_table
 from rewired.prompts import Labels, Prompt, chat, held_out_set, scenario_set, training_prompt
@@ -166,11 +166,12 @@ class Batches:
 class Recorder(TrainerCallback):
     """Keeps the tidy log and the checkpoints, and stops a run whose numbers are no longer numbers."""
 
-    def __init__(self, profile: Profile, games: LiveGames, probe: Callable[[], pd.DataFrame], save: Callable[[Path], None], folder: Path):
-        self.training, self.games, self.probe, self.save, self.folder = profile.training, games, probe, save, folder
+    def __init__(self, profile: Profile, games: LiveGames, probe: Callable[[], pd.DataFrame], save: Callable):
+        self.training, self.games, self.probe, self.save = profile.training, games, probe, save
         self.rows: list[tuple[int, str, str, float]] = []
         self.seen, self.next_log, self.next_save = 0, 0, profile.training.checkpoint_every
         self.optimiser: dict[str, list[float]] = {}
+        self.steps_per_update = 1  # as TRL's trainer counts its steps
 
     @property
     def episode(self) -> int:
@@ -185,10 +186,10 @@ class Recorder(TrainerCallback):
                 if not math.isfinite(value):
                     raise diverged(f"{name} became {value} at episode {self.episode}")
                 self.optimiser.setdefault(OPTIMISER_METRICS[name], []).append(value)
-        if state.global_step % getattr(args, "num_iterations", 1):
+        if state.global_step % self.steps_per_update:
             return  # GRPO is still learning from this batch
         if self.episode >= self.next_save:
-            self.save(self.folder / "checkpoints" / f"episode-{self.episode:06d}")
+            self.save(f"checkpoints/episode-{self.episode:06d}")
             self.next_save += self.training.checkpoint_every
         if self.episode >= self.next_log:
             self._log()
@@ -234,11 +235,25 @@ OPTIMISER_METRICS = {
 """TRL's names (PPO's, then GRPO's) -> ours. KL and entropy are nats: a whole answer in PPO, a mean token in GRPO."""
 
 
+def probe_set(prompts: list[Prompt]) -> list[Prompt]:
+    """Four prompts of each state, spread over matrices and arrangements: enough to follow a run by."""
+    states = [[p for p in prompts if p.state == state] for state in STATES]
+    return [same[k * 9 % len(same)] for same in states for k in range(4)]
+
+
 def diverged(what: str) -> RewiredError:
     return RewiredError(
         f"Training diverged: {what}. Nothing was written. Lower training.learning_rate (or raise training.kl), for "
         "example with --set training.learning_rate=5e-4, and start again."
     )
+
+
+def half_precision(profile: Profile):
+    """bf16 matrix products where the profile wants them and the processor has them; weights and sums stay in fp32."""
+    device = device_of(profile).type
+    able = torch.cpu._is_avx512_bf16_supported() if device == "cpu" else torch.cuda.is_bf16_supported()
+    # no cache: it would keep serving the adapter as it was at the first update
+    return torch.autocast(device, torch.bfloat16, enabled=profile.training.bf16 and able, cache_enabled=False)
 
 
 # --- the two algorithms ----------------------------------------------------------------------------------------------
@@ -250,7 +265,7 @@ def _common(profile: Profile, seed: int, folder: Path) -> dict:
     return dict(
         output_dir=str(folder), seed=seed, learning_rate=t.learning_rate, lr_scheduler_type=t.schedule,
         per_device_train_batch_size=t.batch_size, gradient_accumulation_steps=t.gradient_accumulation,
-        temperature=t.temperature, bf16=t.bf16, use_cpu=cpu, gradient_checkpointing=False, logging_steps=1,
+        temperature=t.temperature, bf16=False, use_cpu=cpu, gradient_checkpointing=False, logging_steps=1,
         save_strategy="no", report_to="none", disable_tqdm=True,
     )  # fmt: skip
 
@@ -264,14 +279,17 @@ def _ppo(profile: Profile, policy, tokenizer, games: LiveGames, recorder: Record
     config = PPOConfig(
         **_common(profile, seed, folder),
         total_episodes=updates * count,  # TRL calls one decision an episode
-        num_ppo_epochs=t.ppo_epochs, cliprange=t.clip, vf_coef=t.value_coefficient,
+        num_mini_batches=t.minibatches, num_ppo_epochs=t.ppo_epochs, cliprange=t.clip, vf_coef=t.value_coefficient,
         cliprange_value=1e3,  # rewards reach 18: a value may move as far as it must
         gamma=t.gamma, lam=t.lam, kl_coef=t.kl, response_length=t.max_new_tokens,
         stop_token_id=end_of_turn(tokenizer), local_rollout_forward_batch_size=t.batch_size, num_sample_generations=0,
     )  # fmt: skip
     value = ValueHead(policy, policy.config.hidden_size).to(device_of(profile))
     reward = GameReward(games, tokenizer)
+    adapter = [p for p in policy.parameters() if p.requires_grad]
+    head = {"params": value.parameters(), "lr": t.learning_rate * t.value_rate}
     trainer = PPOTrainer(
+        optimizers=(torch.optim.Adam([{"params": adapter}, head], lr=t.learning_rate), None),
         args=config, processing_class=tokenizer, model=policy, ref_model=None, reward_model=reward, value_model=value,
         train_dataset=[{"input_ids": [0]}] * count, callbacks=[recorder],
     )  # fmt: skip
@@ -279,8 +297,7 @@ def _ppo(profile: Profile, policy, tokenizer, games: LiveGames, recorder: Record
 
     def both(**inputs):
         """Policy and value from one pass; TRL would run the shared backbone twice."""
-        with torch.autocast(device_of(profile).type, torch.bfloat16, enabled=t.bf16):
-            output = policy(**inputs)
+        output = policy(**inputs)
         output.logits = output.logits.float()
         return output, value.score(output.hidden_states[-1])
 
@@ -312,8 +329,10 @@ def _grpo(profile: Profile, policy, tokenizer, games: LiveGames, recorder: Recor
             for s, m, move in zip(state, matrix, moves, strict=True)
         ]
 
+    recorder.steps_per_update = t.ppo_epochs * t.minibatches
     config = GRPOConfig(
-        **_common(profile, seed, folder),
+        **_common(profile, seed, folder) | {"per_device_train_batch_size": t.batch_size // t.minibatches},
+        steps_per_generation=t.gradient_accumulation * t.minibatches,
         num_generations=GROUP, num_iterations=t.ppo_epochs, epsilon=t.clip, beta=t.kl, num_train_epochs=1,
         max_completion_length=t.max_new_tokens, pad_to_multiple_of=PAD_TO, disable_dropout=True,
     )  # fmt: skip
@@ -338,6 +357,12 @@ def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None 
     seed. With the same seed and number of threads on the same machine the files are the same byte for byte, except
     train.log.json, which holds the times."""
     get_reward(variant), get_opponent(profile.training.opponent)
+    t = profile.training
+    if t.batch_size % t.minibatches:
+        raise RewiredError(
+            f"training.batch_size is {t.batch_size} and training.minibatches {t.minibatches}: the batch cannot be cut "
+            "into that many equal parts. Set, for example, training.batch_size=40 and training.minibatches=4."
+        )
     started = time.perf_counter(), time.process_time()
     out_dir = Path(out_dir) if out_dir else run_dir(profile, variant, seed)
     transformers_logging.set_verbosity_error()
@@ -351,14 +376,13 @@ def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None 
         write_table(recorder.table(), folder / "log.parquet", profile)
         decisions = measure(policy, tokenizer, scenario_set(labels), size)
         write_table(decisions, folder / "decisions.parquet", profile)
-        write_table(measure(policy, tokenizer, held_out_set(labels), size), folder / "policy.parquet", profile)
+        play = measure(policy, tokenizer, held_out_set(labels), size, forms=False)
+        write_table(play, folder / "policy.parquet", profile)
         if not np.isfinite(decisions["p_defect"]).all():
             raise diverged("the trained model's probabilities are not numbers")
         about = {"variant": variant, "seed": seed, "profile": profile.name, "base": base}
         about["adapter"] = file_hash(folder / "adapter" / ADAPTER)
-        about["parameters"] = {"seed": profile.seed} | {
-            part: getattr(profile, part).model_dump(mode="json") for part in ("prompts", "training")
-        }
+        about["training"] = profile.training.model_dump(mode="json", exclude={"variants", "seeds"})
         _write_json(folder / "run.json", about)
         wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
         _write_json(folder / "train.log.json", {"wall_seconds": wall, "cpu_seconds": cpu, "threads": profile.threads})
@@ -377,12 +401,13 @@ def _learn(profile: Profile, variant: str, seed: int, model, tokenizer, folder: 
     )  # fmt: skip
     policy = get_peft_model(model, lora)
     games = LiveGames(profile, variant, seed, t.batch_size * t.gradient_accumulation)
-    probe_set = [p for k, p in enumerate(held_out_set(profile.prompts.labels)) if k % 32 % 9 == 0]  # four a state
+    asked = probe_set(held_out_set(profile.prompts.labels))
 
     def probe() -> pd.DataFrame:
-        return measure(policy, tokenizer, probe_set, profile.decisions.batch_size, forms=False)
+        with torch.autocast(device_of(profile).type, enabled=False):
+            return measure(policy, tokenizer, asked, profile.decisions.batch_size, forms=False)
 
-    recorder = Recorder(profile, games, probe, lambda path: _save_adapter(profile, policy, path), folder)
+    recorder = Recorder(profile, games, probe, lambda name: _save_adapter(profile, policy, folder / name))
     scratch = folder / "scratch"
     build = {"ppo": _ppo, "grpo": _grpo}[t.algorithm]
     with warnings.catch_warnings():
@@ -392,7 +417,7 @@ def _learn(profile: Profile, variant: str, seed: int, model, tokenizer, folder: 
     gc.collect()
     gc.freeze()  # TRL collects garbage at every update; what is loaded now is not garbage
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), half_precision(profile):
             trainer.train()
     except (RuntimeError, ValueError) as error:
         if "nan" in str(error).lower() or "inf" in str(error).lower():
