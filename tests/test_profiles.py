@@ -121,7 +121,9 @@ def test_a_profile_of_ones_own(tmp_path):
 
 def test_every_key_is_known_by_its_dotted_name():
     keys = list(profiles.fields())
-    assert {"seed", "threads", "model.path", "training.kl", "decisions.samples", "chapters"} <= set(keys) and "name" not in keys
+    assert {"seed", "threads", "model.path", "training.kl", "decisions.samples", "chapters"} <= set(
+        keys
+    ) and "name" not in keys
 
 
 # --- results -------------------------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ def book(tmp_path_factory):
     (folder / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n- file: notebooks/01_one\n")
     (folder / "executed").mkdir()
     nbformat.write(stored_notebook(), folder / "executed" / "01_one.ipynb")
+    (folder / "executed" / ".01_one.partial-1.ipynb").write_text("half")
     return folder, build(folder)
 
 

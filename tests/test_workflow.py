@@ -136,14 +136,18 @@ def test_what_a_killed_build_left_is_no_obstacle(repository):
     (locks / "0.input.lock").write_text("notebooks/01_pocket.ipynb\n")
     (locks / "0.output.lock").write_text("results/ci/notebooks/01_pocket.ipynb\n")
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    unburied = subprocess.Popen([sys.executable, "-c", ""])  # ended, but nobody has asked how
+    time.sleep(1)
     left = repository / "results" / "ci" / "runs" / f".hybrid-1.partial-{gone.stdout.strip()}"
     mine = left.with_name(f".hybrid-2.partial-{os.getpid()}")
-    for folder in (left, mine):
+    zombie = left.with_name(f".hybrid-3.partial-{unburied.pid}")
+    for folder in (left, mine, zombie):
         folder.mkdir()
         (folder / "half.parquet").write_text("half")
     assert built(repository) == set()
-    assert not left.exists() and mine.exists(), "only what no process works on is swept up"
+    assert not left.exists() and not zombie.exists() and mine.exists(), "only what no process works on is swept up"
     shutil.rmtree(mine)
+    unburied.wait()
 
 
 def test_a_second_build_waits_for_the_first(repository):

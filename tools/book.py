@@ -48,17 +48,24 @@ def own_the_folder() -> int:
     return handle
 
 
+def works(process: int) -> bool:
+    """Whether a process with that number is alive; one that was killed but not yet buried is not."""
+    try:
+        os.kill(process, 0)
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's process, or a system without /proc
+        return True
+    return state != "Z"
+
+
 def sweep() -> None:
     """Remove temporary files and folders (``.name.partial-<process>``) whose process is gone."""
     for folder in (ROOT / "results", ROOT / "_build"):
         for left in sorted(folder.rglob(".*.partial-*"), reverse=True):
-            process = int(re.search(r"partial-(\d+)", left.name)[1])
-            try:
-                os.kill(process, 0)
-            except ProcessLookupError:
+            if not works(int(re.search(r"partial-(\d+)", left.name)[1])):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-            except PermissionError:
-                pass
 
 
 def main() -> int:

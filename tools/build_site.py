@@ -23,7 +23,7 @@ def stage(executed: Path, folder: Path) -> None:
     shutil.copy(ROOT / "_toc.yml", folder)
     shutil.copytree(ROOT / "book", folder / "book")
     (folder / "notebooks").mkdir()
-    for notebook in sorted(executed.glob("*.ipynb")):
+    for notebook in sorted(executed.glob("[!.]*.ipynb")):
         shutil.copy(notebook, folder / "notebooks")
 
 
