@@ -201,18 +201,19 @@ def test_bad_requests_are_refused_before_training(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_model_of_the_real_width_trains_measures_and_samples(tmp_path):
+def test_a_model_of_the_real_width_trains_measures_and_samples(tmp_path, monkeypatch):
     """gemma-2-2b-it's parameters (rank 64, bf16) on a random-weight model of its width, with few layers and games."""
     folder = tiny.save(
         tmp_path / "model", hidden_size=2304, intermediate_size=9216, num_hidden_layers=2, num_attention_heads=8,
         num_key_value_heads=4, head_dim=256, query_pre_attn_scalar=256, sliding_window=4096, scale=0.02,
     )  # fmt: skip
+    monkeypatch.setattr(training, "held_out_set", lambda labels: held_out_set(labels)[::32])
     few = {"training.episodes": 1, "training.ppo_epochs": 1, "training.gradient_accumulation": 1}
     p = profiles.load("gemma-2-2b-it", {"model.path": str(folder), "model.device": "cpu", **few})
     assert (p.training.lora_rank, p.training.lora_alpha, p.training.batch_size) == (64, 32, 5)
     out = training.train(p, "utilitarian", 1, tmp_path / "run")
     assert np.isfinite(profiles.read_table(out / "policy.parquet", p)["delta"]).all()
     model, tokenizer = models.load_base(p)
-    sampled = decisions.sample(model, tokenizer, decisions.scenario_set()[:2], 3, max_new_tokens=2)
+    sampled = decisions.sample(model, tokenizer, scenario_set()[:2], 3, max_new_tokens=2)
     assert len(sampled) == 6
     shutil.rmtree(folder)

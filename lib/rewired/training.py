@@ -238,7 +238,7 @@ OPTIMISER_METRICS = {
 def probe_set(prompts: list[Prompt]) -> list[Prompt]:
     """Four prompts of each state, spread over matrices and arrangements: enough to follow a run by."""
     states = [[p for p in prompts if p.state == state] for state in STATES]
-    return [same[k * 9 % len(same)] for same in states for k in range(4)]
+    return [same[k] for same in states for k in sorted({9 * k % len(same) for k in range(4)})]
 
 
 def diverged(what: str) -> RewiredError:
