@@ -12,17 +12,18 @@ import torch
 from rewired.errors import RewiredError
 from rewired.games import STATES, dilemma
 from rewired.pocket import Recipe, corpus, train_base
-from rewired.pocket.recipe import answer_loss, make_model, make_tokenizer, tokenize
+from rewired.pocket.recipe import Stage, answer_loss, make_model, make_tokenizer, tokenize
 from rewired.pocket.report import FLOORS, SETS, reading_chat
 from rewired.prompts import held_out
 
-TINY = Recipe(seed=3, layers=2, width=32, mlp=64, drills=120, chats=60, batch_tokens=1024, warmup=4, sliding_window=64)
+STAGES = (Stage(60, 30, 30, 0, 0, 1024, 2e-3, 3e-3, steps=12), Stage(0, 0, 0, 30, 30, 1024, 2e-3, 3e-3, text_weight=0.3, decay=0.5))
+TINY = Recipe(seed=3, layers=2, width=32, mlp=64, stages=STAGES, warmup=4, sliding_window=64)
 
 
 @pytest.fixture(scope="module")
 def texts() -> list[corpus.Chat]:
     rng = Random(11)
-    return [make(rng) for _ in range(3000) for make in (corpus.drill, corpus.chat)]
+    return [make(rng) for _ in range(3000) for make in (corpus.drill, corpus.chat, corpus.card, corpus.quiz)]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,9 @@ def test_answer_loss_is_the_mean_over_answer_tokens(texts, tokenizer):
     ids, answer = (torch.tensor([x]) for x in tokenize(tokenizer, texts[0]))
     logits = model(input_ids=ids).logits[0].double()
     picked = [-logits[t - 1].log_softmax(-1)[ids[0, t]].item() for t in range(ids.shape[1]) if answer[0, t]]
-    assert answer_loss(model, ids, answer).item() == pytest.approx(np.mean(picked), abs=1e-5)
+    assert answer_loss(model, ids, answer)[1] == pytest.approx(np.mean(picked), abs=1e-5)
+    every = -logits[:-1].log_softmax(-1).gather(1, ids[0, 1:, None]).mean().item()
+    assert answer_loss(model, ids, answer, 0.3)[0].item() == pytest.approx(np.mean(picked) + 0.3 * every, abs=1e-5)
 
 
 def test_training_resumes_to_the_same_bytes(tmp_path):

@@ -355,6 +355,60 @@ def _questions(w: Writer, s: Scene, skills, n: int) -> Chat:
     return turns
 
 
+_CARD_LINES = {
+    2: ("- {m}, {n}: {x}", "- you {m}, {o} {n}: {x}", "- {m} and {n}: {x}"),
+    3: ("- {m}, {n}: {x}, {y}", "- you {m}, {o} {n}: you {x}, {o} {y}", "- {m} and {n}: {x} for you, {y} for {o}"),
+}
+_CARD_QUESTIONS = ("{m}, {n}?", "{m} and {n}?", "You {m}, {o} {n}: your points?")
+_CARD_QUESTIONS_OTHER = ("{m}, {n}: the points of {o}?", "You {m}, {o} {n}: the points of {o}?")
+
+
+def card(rng: Random) -> Chat:
+    """A flash card: look one value up by one key, by two keys, or one of two values by two keys; the last also in a
+    table. Looking up by two keys hardly appears in longer texts before it is learnt here."""
+    level = rng.choice((1, 2, 2, 3, 3, 4))
+    words = rng.random() < 0.5
+    if level == 1:
+        n, stem = rng.choice((2, 3, 4)), rng.choice([s for s in _STEMS if s not in ("action", "plan")])
+        keys = rng.sample(_WORDS + _LETTERS, n) if words else [f"{stem}{d}" for d in rng.sample(range(10), n)]
+        values = [(key, str(rng.randrange(10))) for key in keys]
+        text = rng.choice((" ", "\n")).join(f"{key}: {value}." for key, value in values)
+        return _opened(text, [(f"{key}?", value) for key, value in rng.sample(values, n)])
+    s = Scene(draw_labels(rng), rng.choice(templates()["others"]), draw_payoffs(rng), None, "table")
+    w = Writer(rng)
+    line = rng.choice(_CARD_LINES[min(level, 3)])
+    lines = [line.format(**w.cell_fields(s, i, j)) for i, j in w.cells(s)]
+    text = w.payoffs(s) if level == 4 else "\n".join(lines) + "\n"
+    turns = []
+    for i, j in rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], 4):
+        theirs = level > 2 and rng.random() < 0.4
+        question = rng.choice(_CARD_QUESTIONS_OTHER if theirs else _CARD_QUESTIONS)
+        turns.append((question.format(**w.cell_fields(s, i, j)), str(s.points(i, j)[theirs])))
+    return _opened(text, turns)
+
+
+def quiz(rng: Random) -> Chat:
+    """A flash card's payoffs in every framing, asked about in short and in full sentences; between cards and drills."""
+    s = Scene(draw_labels(rng), rng.choice(templates()["others"]), draw_payoffs(rng), None, rng.choice(("table", "list", "prose")))
+    w = Writer(rng)
+    if rng.random() < 0.5:
+        line = rng.choice(_CARD_LINES[3])
+        text = "\n".join(line.format(**w.cell_fields(s, i, j)) for i, j in w.cells(s)) + "\n"
+    else:
+        text = w.payoffs(s)
+    turns = []
+    for i, j in rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], 4):
+        theirs, fields = rng.random() < 0.3, w.cell_fields(s, i, j)
+        if rng.random() < 0.4:
+            question = rng.choice(_CARD_QUESTIONS_OTHER if theirs else _CARD_QUESTIONS).format(**fields)
+        else:
+            question = w.pick("questions", "other_points" if theirs else "own_points", **fields)
+        turns.append((question, str(s.points(i, j)[theirs])))
+        if rng.random() < 0.4 and (turn := w.read(s, rng.choice(("reply", "outcome", "greedy", "generous")))):
+            turns.append(turn)
+    return _opened(text, turns)
+
+
 def _opened(text: str, turns: Chat) -> Chat:
     """The description goes in front of the first question."""
     return [(_join([text, turns[0][0]]), turns[0][1]), *turns[1:]] if turns else []
