@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 
 from rewired.errors import RewiredError
-from rewired.games import GAMES, MOVES, OPPONENTS, REWARDS, STATES, Turn, dilemma, get_game, get_opponent, get_reward, reward
+from rewired.games import (
+    GAMES,
+    MOVES,
+    OPPONENTS,
+    REWARDS,
+    STATES,
+    Turn,
+    dilemma,
+    get_game,
+    get_opponent,
+    get_reward,
+    reward,
+)
 
 PAYOFFS = {  # CC, CD, DC, DD: (own, other)
     "prisoners_dilemma": [(3, 3), (0, 4), (4, 0), (1, 1)],

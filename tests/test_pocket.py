@@ -16,7 +16,10 @@ from rewired.pocket.recipe import Stage, answer_loss, make_model, make_tokenizer
 from rewired.pocket.report import FLOORS, SETS, reading_chat
 from rewired.prompts import held_out
 
-STAGES = (Stage(60, 30, 30, 0, 0, 1024, 2e-3, 3e-3, steps=12), Stage(0, 0, 0, 30, 30, 1024, 2e-3, 3e-3, text_weight=0.3, decay=0.5))
+STAGES = (
+    Stage(60, 30, 30, 0, 0, 1024, 2e-3, 3e-3, steps=12),
+    Stage(0, 0, 0, 30, 30, 1024, 2e-3, 3e-3, text_weight=0.3, decay=0.5),
+)
 TINY = Recipe(seed=3, layers=2, width=32, mlp=64, stages=STAGES, warmup=4, sliding_window=64)
 
 
@@ -39,7 +42,12 @@ def test_held_out_labels_and_templates_are_absent(texts):
     rng = Random(0)
     assert not any(frozenset(corpus.draw_labels(rng)) in pairs for _ in range(20_000))
     kept = held_out()["templates"]
-    sentences = [*kept["openings"], *kept["cells"], *kept["histories"], *(q for v in kept["questions"].values() for q in v)]
+    sentences = [
+        *kept["openings"],
+        *kept["cells"],
+        *kept["histories"],
+        *(q for v in kept["questions"].values() for q in v),
+    ]
     for sentence in sentences:  # no corpus text contains any held-out sentence, whatever fills its fields
         pattern = re.sub(r"\\\{\w+\\\}", r"[^.?!]{1,20}", re.escape(sentence))
         assert not re.search(pattern, everything), sentence
@@ -48,7 +56,12 @@ def test_held_out_labels_and_templates_are_absent(texts):
 def test_held_out_wordings_use_known_words_only(texts):
     known = set(re.findall(r"[A-Za-z]+", " ".join(part for chat in texts for turn in chat for part in turn)))
     kept = held_out()["templates"]
-    sentences = [*kept["openings"], *kept["cells"], *kept["histories"], *(q for v in kept["questions"].values() for q in v)]
+    sentences = [
+        *kept["openings"],
+        *kept["cells"],
+        *kept["histories"],
+        *(q for v in kept["questions"].values() for q in v),
+    ]
     words = {w for s in sentences for w in re.findall(r"[A-Za-z]+", re.sub(r"\{\w+\}", "", s))}
     assert words <= known
 
@@ -56,7 +69,10 @@ def test_held_out_wordings_use_known_words_only(texts):
 def test_held_out_matrices_are_never_drawn():
     rng = Random(5)
     drawn = {corpus.matrix_key(corpus.draw_payoffs(rng)) for _ in range(30_000)}
-    canonical = {corpus.matrix_key(corpus._canonical(rng)[0].payoffs or (((1, 1), (0, 0)), ((0, 0), (1, 1)))) for _ in range(3000)}
+    canonical = {
+        corpus.matrix_key(corpus._canonical(rng)[0].payoffs or (((1, 1), (0, 0)), ((0, 0), (1, 1))))
+        for _ in range(3000)
+    }
     assert drawn.isdisjoint(corpus.held_out_keys()) and canonical.isdisjoint(corpus.held_out_keys())
     study = dilemma(3, 0, 4, 1).payoffs
     flat = [study[s] for s in STATES]

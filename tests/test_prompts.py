@@ -38,9 +38,17 @@ def test_spans_point_at_what_they_name(wording, state):
     assert (said["listed_first"] if "listed_first" in said else "fig") == "fig" and said["answer_first"] == "plum"
     assert "6 points and not 5" in said["temptation"]
     if wording == "structured":
-        assert said["payoff_CD"] == "1,6" and said["payoff_DC"] == "6,1" and said["row_1"] == "fig" and said["column_1"] == "plum"
+        assert (
+            said["payoff_CD"] == "1,6"
+            and said["payoff_DC"] == "6,1"
+            and said["row_1"] == "fig"
+            and said["column_1"] == "plum"
+        )
     if wording == "prose":
-        assert said["payoff_DC"] == "If you pick fig and your friend picks plum, you get 6 points and your friend gets 1 points."
+        assert (
+            said["payoff_DC"]
+            == "If you pick fig and your friend picks plum, you get 6 points and your friend gets 1 points."
+        )
     if wording in ("structured", "prose", "named"):
         x, y = dilemma(5, 1, 6, 2).points(*state)
         assert (said["own_points"], said["other_points"]) == (str(x), str(y))
@@ -56,7 +64,10 @@ def test_held_out_matrices_are_in_no_training_prompt():
     rng = np.random.default_rng(0)
     with pytest.raises(RewiredError, match="held out"):
         prompts.training_prompt("CC", rng, [held_out_matrices()[0]], ["structured"], ("action1", "action2"))
-    seen = {prompts.training_prompt("CC", rng, [(3, 0, 4, 1), (4, 1, 5, 2)], ["prose"], ("a", "b")).matrix for _ in range(40)}
+    seen = {
+        prompts.training_prompt("CC", rng, [(3, 0, 4, 1), (4, 1, 5, 2)], ["prose"], ("a", "b")).matrix
+        for _ in range(40)
+    }
     assert seen == {(3, 0, 4, 1), (4, 1, 5, 2)}
     assert {p.matrix for p in held_out_set()} == set(held_out_matrices())
     assert len({p.text for p in held_out_set()}) == len(held_out_set())

@@ -182,8 +182,9 @@ def build(
     text, spans = fill(WORDINGS[wording] + _ANSWER, fields)
     R, S = game.payoffs["CC"][0], game.payoffs["CD"][0]
     T, P = game.payoffs["DC"][0], game.payoffs["DD"][0]
+    swaps = "".join("01"[s] for s in (listing_swapped, answer_swapped, rows_swapped, columns_swapped))
     return Prompt(
-        id=id or f"{state}-{wording}-{''.join('01'[s] for s in (listing_swapped, answer_swapped, rows_swapped, columns_swapped))}-{R}{S}{T}{P}",
+        id=id or f"{state}-{wording}-{swaps}-{R}{S}{T}{P}",
         text=text,
         state=state,
         game=game.name,
@@ -298,5 +299,7 @@ def chat(tokenizer, prompt: "Prompt | str") -> list[int]:
     """Token ids of the prompt as one user turn in the tokenizer's chat template, with the cue for the model's turn
     and exactly one beginning-of-sequence token."""
     text = prompt.text if isinstance(prompt, Prompt) else prompt
-    rendered = tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+    )
     return tokenizer(rendered, add_special_tokens=False)["input_ids"]

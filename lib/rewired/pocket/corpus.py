@@ -51,8 +51,7 @@ def vary(template: str, rng: Random) -> str:
 def say(template: str, rng: Random, **fields) -> str:
     """``vary``, then fill the fields; the first letter is made a capital where a sentence begins with a name."""
     text = vary(template, rng).format(**fields)
-    for name in ("the ", "your "):
-        text = re.sub(rf"(^|[.?!] ){name}", lambda m: m[1] + m[0][len(m[1])].upper() + name[1:], text)
+    text = re.sub(r"(^|[.?!] )(the |your )", lambda m: m[1] + m[2].capitalize(), text)
     return text
 
 
@@ -271,15 +270,17 @@ class Writer:
             mine = [s.points(i, j)[0] for i in (0, 1)]
             return None if mine[0] == mine[1] else (ask(n=s.labels[j]), s.labels[mine[1] > mine[0]])
         if skill == "outcome":
-            (i, j), (k, l) = rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], 2)
-            x, z = s.points(i, j)[0], s.points(k, l)[0]
-            text = ask(m=s.labels[i], n=s.labels[j], m2=s.labels[k], n2=s.labels[l])
+            (i, j), (k, m) = rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], 2)
+            x, z = s.points(i, j)[0], s.points(k, m)[0]
+            text = ask(m=s.labels[i], n=s.labels[j], m2=s.labels[k], n2=s.labels[m])
             return None if x == z else (text, "first" if x > z else "second")
         if skill in ("last_points", "other_last_points"):
             return ask(), str(s.points(*s.last)[skill == "other_last_points"])
         if skill == "higher":
             x, y = s.points(*s.last)
-            return ask(), "you" if x > y else "both the same" if x == y else s.other.removeprefix("the ").removeprefix("your ")
+            return ask(), "you" if x > y else "both the same" if x == y else s.other.removeprefix("the ").removeprefix(
+                "your "
+            )
         act = s.selfish if skill == "greedy" else s.kind
         return None if act is None else (ask(), s.labels[act])
 
@@ -319,7 +320,9 @@ def _join(parts) -> str:
     return text
 
 
-def draw_scene(rng: Random, framing: str | None = None, labels=None, payoffs: Payoffs | None = None, last="draw") -> Scene:
+def draw_scene(
+    rng: Random, framing: str | None = None, labels=None, payoffs: Payoffs | None = None, last="draw"
+) -> Scene:
     """A random scene; what is given is kept."""
     framing = framing or rng.choices(FRAMINGS, (0.4, 0.2, 0.25, 0.15))[0]
     moves = None if rng.random() < 0.12 else (rng.randrange(2), rng.randrange(2))
@@ -389,7 +392,13 @@ def card(rng: Random) -> Chat:
 
 def quiz(rng: Random) -> Chat:
     """A flash card's payoffs in every framing, asked about in short and in full sentences; between cards and drills."""
-    s = Scene(draw_labels(rng), rng.choice(templates()["others"]), draw_payoffs(rng), None, rng.choice(("table", "list", "prose")))
+    s = Scene(
+        draw_labels(rng),
+        rng.choice(templates()["others"]),
+        draw_payoffs(rng),
+        None,
+        rng.choice(("table", "list", "prose")),
+    )
     w = Writer(rng)
     if rng.random() < 0.5:
         line = rng.choice(_CARD_LINES[3])
@@ -485,7 +494,9 @@ def chat(rng: Random) -> Chat:
 
     choose_first = canonical or rng.random() < 0.4
     if canonical:
-        act = w.act(s, persona, "none" if "to get the most" not in text and "gives you the most" not in text else "score")
+        act = w.act(
+            s, persona, "none" if "to get the most" not in text and "gives you the most" not in text else "score"
+        )
         first = (_join([lead or "", note or "", text]), s.labels[act])
     elif choose_first:
         question, answer, act = w.choose(s, persona)

@@ -19,7 +19,13 @@ import pandas as pd
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
-from transformers import AttentionInterface, AttentionMaskInterface, Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from rewired.errors import RewiredError
 from rewired.pocket import corpus
@@ -208,7 +214,9 @@ def _fast_attention(module, query, key, value, attention_mask, scaling=None, sli
         seen = (i[:, None] >= i) & (i[:, None] - i < (window or length))
         _MASKS[length, window, query.dtype] = torch.zeros(length, length, dtype=query.dtype).masked_fill(~seen, -1e9)
     q, k, v = (t.reshape(rows * heads, length, size) for t in (query, key, value))
-    scores = torch.baddbmm(_MASKS[length, window, query.dtype].expand(len(q), -1, -1), q, k.transpose(1, 2), alpha=scaling)
+    scores = torch.baddbmm(
+        _MASKS[length, window, query.dtype].expand(len(q), -1, -1), q, k.transpose(1, 2), alpha=scaling
+    )
     out = torch.bmm(torch.softmax(scores, -1), v).view(query.shape)
     return out.transpose(1, 2).contiguous(), None
 
@@ -242,7 +250,9 @@ def _schedule(recipe: Recipe, lengths: list[int], step: int) -> tuple[Stage, flo
     return plan, min(1.0, (step + 1) / recipe.warmup, decay), exact
 
 
-def train_base(out: Path | str, recipe: Recipe | None = None, save_every: int = 200, stop_at: int | None = None) -> Path:
+def train_base(
+    out: Path | str, recipe: Recipe | None = None, save_every: int = 200, stop_at: int | None = None
+) -> Path:
     """Train a base and write it to ``out``: weights (safetensors, fp32), tokenizer, recipe.json, training_log.parquet.
 
     Resumable: ``<out>.partial`` holds the last state, and a new call with the same recipe goes on from there to the
@@ -255,7 +265,8 @@ def train_base(out: Path | str, recipe: Recipe | None = None, save_every: int = 
     state = torch.load(state_file, weights_only=True) if state_file.exists() else None
     if state and state["recipe"] != recipe_text:
         raise RewiredError(
-            f"{partial} holds an unfinished base of another recipe. Delete that folder, or call with the recipe it was begun with."
+            f"{partial} holds an unfinished base of another recipe. Delete that folder, or call with the recipe it was "
+            "begun with."
         )
     tokenizer = make_tokenizer(recipe.seed)
     model = make_model(recipe, tokenizer)
@@ -291,9 +302,20 @@ def train_base(out: Path | str, recipe: Recipe | None = None, save_every: int = 
         tokens += ids.numel()
         window.append(answers)
         if not math.isfinite(window[-1]):
-            raise RewiredError(f"The loss became {window[-1]} at step {step} of the pocket base. Lower lr_matrices or lr_rest in the recipe.")
+            raise RewiredError(
+                f"The loss became {window[-1]} at step {step} of the pocket base. Lower the rates of that stage in the "
+                "recipe (lr_matrices, lr_rest)."
+            )
         if (step + 1) % 20 == 0 or step + 1 == steps:
-            log.append({"step": step + 1, "tokens": tokens, "loss": float(np.mean(window)), "lr": stage.lr_matrices * scale, "exact": exact})
+            log.append(
+                {
+                    "step": step + 1,
+                    "tokens": tokens,
+                    "loss": float(np.mean(window)),
+                    "lr": stage.lr_matrices * scale,
+                    "exact": exact,
+                }
+            )
             bar.set_postfix(loss=f"{log[-1]['loss']:.3f}")
             window = []
         if (step + 1) % save_every == 0 or step + 1 == stop_at:

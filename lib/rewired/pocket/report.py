@@ -87,14 +87,14 @@ def personas(model, tokenizer, n: int = 160, seed: int = 0) -> pd.DataFrame:
         for k in range(n):
             writer, place = corpus.Writer(rng), ("scene", "question")[k % 2]
             while True:
-                scene = corpus.draw_scene(
-                    rng, None, None, held_out_payoffs(rng), (rng.randrange(2), rng.randrange(2))
-                )
+                scene = corpus.draw_scene(rng, None, None, held_out_payoffs(rng), (rng.randrange(2), rng.randrange(2)))
                 if {scene.kind, scene.selfish} == {0, 1}:
                     break
             text = corpus.stated(writer, persona, scene)
             question, answer, _ = writer.choose(scene, persona, text if place == "question" else "")
-            chats.append(corpus._opened(writer.describe(scene, text if place == "scene" else None), [(question, answer)]))
+            chats.append(
+                corpus._opened(writer.describe(scene, text if place == "scene" else None), [(question, answer)])
+            )
             rows.append((persona, place))
     frame = pd.DataFrame(rows, columns=["persona", "place"])
     return frame.assign(p_act=np.exp(answer_scores(model, tokenizer, chats)["logp"].to_numpy()))
@@ -111,8 +111,13 @@ def implied_personas(model, tokenizer, labels=("action1", "action2"), seed: int 
         for how in ("greeting", "note"):
             for k, prompt in enumerate(prompts):
                 if how == "greeting":
-                    reply = rng.choice(corpus.templates()["neutral_hello"] if persona == "none" else voices[persona]["hello"])
-                    lead, text = [(corpus.vary(rng.choice(corpus.templates()["hello_questions"]), rng), reply)], prompt.text
+                    reply = rng.choice(
+                        corpus.templates()["neutral_hello"] if persona == "none" else voices[persona]["hello"]
+                    )
+                    lead, text = (
+                        [(corpus.vary(rng.choice(corpus.templates()["hello_questions"]), rng), reply)],
+                        prompt.text,
+                    )
                 elif persona == "none":
                     continue
                 else:
