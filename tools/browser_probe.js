@@ -9,7 +9,9 @@
   for (const img of document.images) img.loading = "eager"; // those below the fold, too
   await Promise.race([wait(5000), Promise.all([...document.images].map(settled))]);
   await document.fonts.ready;
-  await wait(100);
+  // a colour on its way to another one must not be measured
+  document.head.append(Object.assign(document.createElement("style"), { textContent: "* { transition: none !important; animation: none !important }" }));
+  await wait(300);
 
   const article = document.querySelector("article.bd-article") || document.body;
   const shown = (node) => node.getClientRects().length > 0;
