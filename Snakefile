@@ -37,6 +37,8 @@ CHAPTERS = {
     "02_training": {"runs": True, "tables": ["02_training"]},
     "03_prompts": {"runs": True, "tables": ["03_prompts"]},
     "04_decisions": {"runs": True, "tables": ["04_decisions", "04_decisions_agreement", "04_decisions_distances"]},
+    "05_behaviour": {"runs": True, "tables": ["05_behaviour", "05_behaviour_tournament", "05_behaviour_regret",
+                                              "05_behaviour_summary"]},
 }
 RUN_FILES = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "run.json",
              "log.parquet", "decisions.parquet", "policy.parquet"]  # fmt: skip

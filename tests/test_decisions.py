@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from rewired import decisions, models, profiles
+from rewired import decisions, models, profiles, statistics
 from rewired.errors import RewiredError
 from rewired.prompts import Labels, chat, scenario_set
 
@@ -55,6 +55,14 @@ def test_measure_does_not_depend_on_batches_or_company(base):
     together = decisions.measure(model, tokenizer, prompts, batch_size=64)
     apart = decisions.measure(model, tokenizer, prompts[::-1], batch_size=3).iloc[::-1].reset_index(drop=True)
     pd.testing.assert_frame_equal(together, apart, atol=1e-5, rtol=0)
+
+
+def test_what_prompts_begin_with_is_run_once_and_nothing_that_is_read():
+    rows = [[1] * 20 + [k, 5, 6] for k in (2, 3, 4)] + [[9] * 8, [1] * 4 + [7] * 10]
+    reads = [[21, 22], [21, 22], [18, 22], [7], [13]]
+    families = sorted((shared, sorted(family)) for shared, family in decisions._families(rows, reads, largest=64))
+    assert families == [(0, [3]), (0, [4]), (18, [0, 1, 2])], "position 18 is read, so only 18 tokens are shared"
+    assert max(len(f) for _, f in decisions._families(rows, reads, largest=2)) == 2
 
 
 def test_measure_ignores_the_tokenizers_padding_side(base):
@@ -129,10 +137,10 @@ def test_sampling_agrees_with_the_metric():
     model, tokenizer = models.load_base(profiles.load("pocket", {"model.path": str(tiny.legal_base())}))
     prompts = [p for p in scenario_set() if p.wording == "structured"]
     measured = decisions.measure(model, tokenizer, prompts)
-    cells = decisions.agreement(decisions.sample(model, tokenizer, prompts, 100, seed=1), measured)
+    cells = statistics.agreement(decisions.sample(model, tokenizer, prompts, 100, seed=1), measured)
     assert len(cells) == 5 and (cells["n"] == 500).all() and (cells["legal"] >= 400).all()
     assert cells["inside"].all() and (cells["lower"] > 0.05).all() and (cells["upper"] < 0.95).all()
-    off = decisions.agreement(decisions.sample(model, tokenizer, prompts, 100, seed=1), measured.assign(p_defect=0.99))
+    off = statistics.agreement(decisions.sample(model, tokenizer, prompts, 100, seed=1), measured.assign(p_defect=0.99))
     assert not off["inside"].any()
 
 
@@ -140,15 +148,15 @@ def test_agreement_counts_legal_answers_only():
     moves = ["C", "D", "D", "D", "D", None, None, None]
     samples = pd.DataFrame({"prompt_id": list("aaaabbbb"), "scenario": ["X"] * 8, "move": moves})
     measured = pd.DataFrame({"prompt_id": ["a", "b"], "p_defect": [0.7, 0.9]})
-    cell = decisions.agreement(samples, measured).iloc[0]
+    cell = statistics.agreement(samples, measured).iloc[0]
     assert (cell["n"], cell["legal"], cell["sampled"]) == (8, 5, 0.8)
     assert cell["expected"] == pytest.approx((4 * 0.7 + 0.9) / 5)
     assert cell["inside"] and cell["majority_agrees"]
     measured["p_defect"] = 0.0001
-    cell = decisions.agreement(samples, measured).iloc[0]
+    cell = statistics.agreement(samples, measured).iloc[0]
     assert not cell["inside"] and not cell["majority_agrees"]
     measured["p_defect"] = 0.45
-    assert decisions.agreement(samples, measured)["majority_agrees"].isna().all()
+    assert statistics.agreement(samples, measured)["majority_agrees"].isna().all()
 
 
 def test_an_answer_is_legal_only_as_an_exact_label():

@@ -11,6 +11,7 @@ from rewired.games import (
     REWARDS,
     STATES,
     Turn,
+    best_moves,
     dilemma,
     get_game,
     get_opponent,
@@ -24,14 +25,15 @@ PAYOFFS = {  # CC, CD, DC, DD: (own, other)
     "chicken": [(2, 2), (1, 4), (4, 1), (0, 0)],
     "bach_stravinsky": [(3, 2), (0, 0), (0, 0), (2, 3)],
     "defective_coordination": [(1, 1), (0, 0), (0, 0), (4, 4)],
+    "volunteer": [(3, 3), (1, 4), (4, 1), (0, 0)],
 }
 
 
-def test_the_five_games_have_their_true_payoffs():
+def test_the_games_have_their_true_payoffs():
     assert {name: [game.payoffs[s] for s in STATES] for name, game in GAMES.items()} == PAYOFFS
 
 
-@pytest.mark.parametrize("name", ["prisoners_dilemma", "stag_hunt", "chicken", "defective_coordination"])
+@pytest.mark.parametrize("name", ["prisoners_dilemma", "stag_hunt", "chicken", "defective_coordination", "volunteer"])
 def test_symmetric_games_look_the_same_from_both_sides(name):
     game = GAMES[name]
     assert all(game.points(a, b) == game.points(b, a)[::-1] for a in MOVES for b in MOVES)
@@ -60,6 +62,16 @@ def test_stated_optimum_is_the_better_move(name):
         assert function.optimum[state] == best
 
 
+@pytest.mark.parametrize("name", ["strategic", "deontological", "utilitarian", "hybrid"])
+def test_the_best_moves_of_a_reward_are_its_optimum(name):
+    assert best_moves(REWARDS[name], GAMES["prisoners_dilemma"]) == dict(REWARDS[name].optimum)
+
+
+def test_the_best_moves_follow_the_payoffs():
+    best = best_moves(REWARDS["utilitarian"], GAMES["defective_coordination"])
+    assert best == {"CC": "C", "CD": "C", "DC": "D", "DD": "D"}
+
+
 def test_a_new_reward_is_one_decorated_function():
     try:
 
@@ -68,6 +80,7 @@ def test_a_new_reward_is_one_decorated_function():
             return min(turn.payoffs)
 
         assert get_reward("care")(Turn("CC", "D", "C", (4, 0))) == 0.0
+        assert get_reward("care").optimum == {"CC": "C", "CD": "C", "DC": "D", "DD": "D"}, "found by asking it"
     finally:
         REWARDS.pop("care")
 

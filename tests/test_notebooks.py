@@ -16,6 +16,7 @@ CHAPTERS = {
     "02_training": {},
     "03_prompts": {"label_pairs": [["action1", "action2"], ["red", "green"]]},
     "04_decisions": {},
+    "05_behaviour": {"plays": 20, "rounds": 4},
 }
 NOTEBOOKS = [*CHAPTERS, "runs/train"]
 LITTLE = ["training.episodes=8", "training.batch_size=20", "training.checkpoint_every=8", "decisions.samples=40"]

@@ -28,6 +28,13 @@ CURVES = pd.DataFrame(
 SHARES = pd.DataFrame(
     {"model": MODELS, "expected": 0.4, "sampled": 0.5, "lower": 0.3, "upper": 0.6, "x": 1.0, "y": -1.0}
 )
+PLAYED = pd.DataFrame(
+    [
+        {"panel": game, "model": m, "seed": s, "answer": answer, "share": 0.25}
+        for game in ("one", "two", "three") for m in (*MODELS, "care") for s in (1, 2)
+        for answer in ("C after C", "D after C", "D after D", "illegal")
+    ]
+)  # fmt: skip
 OPTIMUM = {name: games.REWARDS[name].optimum for name in ("strategic", "deontological", "utilitarian", "hybrid")}
 
 FIGURES = {
@@ -45,6 +52,26 @@ FIGURES = {
     "curves": lambda: plots.curves(CURVES, panel="panel", ylabel="p", probability=True),
     "curves, a panel a variant": lambda: plots.curves(CURVES, panel="variant", sharey=False),
     "policy": lambda: plots.policy(CHOICES, OPTIMUM),
+    "curves, over rounds": lambda: plots.curves(
+        CURVES.rename(columns={"episode": "round"}), panel="panel", probability=True, x="round"
+    ),
+    "answers": lambda: plots.answers(PLAYED),
+    "answers, one run and nothing but defection": lambda: plots.answers(
+        pd.DataFrame({"panel": ["x"], "model": ["base"], "seed": [0], "answer": ["D after C"], "share": [1.0]})
+    ),
+    "ranges": lambda: plots.ranges(CHOICES, "state", "p_defect", panel="labels", share=True),
+    "ranges, one panel": lambda: plots.ranges(CHOICES.assign(model="care"), "state", "p_defect", xlabel="points"),
+    "reciprocity": lambda: plots.reciprocity(
+        CHOICES.assign(reading=CHOICES["labels"], after_C=CHOICES["p_defect"], after_D=0.5)
+    ),
+    "matrix": lambda: plots.matrix(
+        pd.DataFrame({"r": list("aabb"), "c": list("xyxy"), "v": [0, 1, 2, np.nan], "n": ["", "0–1", "", ""]}),
+        "r",
+        "c",
+        "v",
+        note="n",
+        high=2.0,
+    ),
     "differences": lambda: plots.differences(
         pd.DataFrame(
             {"row": ["a", "b"], "model": ["base", "hybrid"], "difference": [0.1, 0], "low": [0, 0], "high": [0.2, 0]}
@@ -127,6 +154,11 @@ def test_the_token_view_escapes_and_marks():
     html = plots.token_view(["<bos>", " a", "\n"], ["", "own_move", ""], {1: "decision step"}).data
     assert "&lt;bos&gt;" in html and "decision step" in html and 'title="1: own_move"' in html
     assert html.count('class="token ') == 3
+
+
+def test_runs_in_words():
+    assert plots.span([0.3, 0.5]) == "0.40 (0.30 to 0.50)"
+    assert plots.span([0.3, np.nan]) == "0.30" and plots.span([]) == "undefined"
 
 
 def test_made_by_names_only_what_was_given():

@@ -46,7 +46,7 @@ from pathlib import Path
 Path("_build/html").mkdir(parents=True, exist_ok=True)
 Path("_build/html/.built").touch()
 """
-CHAPTERS = {"01_pocket", "02_training", "03_prompts", "04_decisions"}
+CHAPTERS = {"01_pocket", "02_training", "03_prompts", "04_decisions", "05_behaviour"}
 USING_RUNS = CHAPTERS - {"01_pocket"}
 RUNS = {f"{variant}-1" for variant in ("strategic", "deontological", "utilitarian", "hybrid")}
 

@@ -24,7 +24,6 @@ import torch
 from rewired.errors import RewiredError
 from rewired.profiles import read_table
 from rewired.prompts import Labels, Prompt, chat, scenario_set
-from rewired.statistics import binomial_interval
 
 PAD_TO = 16
 """Lengths are rounded up to a multiple of this: few distinct shapes are fast on a CPU."""
@@ -66,26 +65,59 @@ def _network(model):
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def _families(rows: list[list[int]], reads: list[list[int]], largest: int) -> list[tuple[int, list[int]]]:
+    """Rows that begin alike: (length of the shared beginning, their indices). A row joins the family before it (in
+    lexicographic order) when that saves tokens and at least half of the row is shared; nothing that is read is."""
+    families: list[tuple[int, list[int]]] = []
+    for i in sorted(range(len(rows)), key=lambda i: rows[i]):
+        shared, family = families[-1] if families else (0, [])
+        if family and len(family) < largest:
+            first, room = rows[family[0]], min(reads[i][0], shared if len(family) > 1 else reads[family[0]][0])
+            common = next((k for k in range(room) if first[k] != rows[i][k]), room)
+            if 2 * common >= len(rows[i]) and common * len(family) > shared * (len(family) - 1):
+                families[-1] = (common, [*family, i])
+                continue
+        families.append((0, [i]))
+    return families
+
+
+def _batches(rows, reads, batch_size: int) -> Iterator[tuple[int, list[list[int]]]]:
+    """(shared length, families): families with beginnings of the same length, as many as fill a batch."""
+    longest = sorted(_families(rows, reads, batch_size), key=lambda f: (-f[0], -len(rows[f[1][0]])))
+    batch: list[list[int]] = []
+    for k, (shared, family) in enumerate(longest):
+        batch.append(family)
+        after = longest[k + 1] if k + 1 < len(longest) else None
+        if after is None or after[0] != shared or sum(map(len, batch)) + len(after[1]) > batch_size:
+            yield shared, batch
+            batch = []
+
+
 @torch.no_grad()
 def hidden_states(
     model, rows: list[list[int]], reads: list[list[int]], batch_size: int
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Yields (indices, states): for each batch of rows of similar length their final hidden states at the positions in
-    ``reads``, stacked in the order of the indices: [sum of reads in the batch, d_model], fp32."""
-    network = _network(model)
-    device = network.get_input_embeddings().weight.device
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        length = -(-len(rows[batch[0]]) // PAD_TO) * PAD_TO
+    """Yields (indices, states): for each batch of rows their final hidden states at the positions in ``reads``, stacked
+    in the order of the indices: [sum of reads in the batch, d_model], fp32. Prompts often differ only near their end;
+    what several begin with is run once, and its keys and values serve them all."""
+    decoder = _network(model).get_decoder()
+    device = _network(model).get_input_embeddings().weight.device
+    for shared, families in _batches(rows, reads, batch_size):
+        batch = [i for family in families for i in family]
+        length = -(-max(len(rows[i]) - shared for i in batch) // PAD_TO) * PAD_TO
         ids = torch.zeros(len(batch), length, dtype=torch.long)
-        mask = torch.zeros_like(ids)
         for r, i in enumerate(batch):  # padded on the right: no position shifts, and causality hides the padding
-            ids[r, : len(rows[i])] = torch.tensor(rows[i])
-            mask[r, : len(rows[i])] = 1
-        hidden = network.get_decoder()(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)[0]
+            ids[r, : len(rows[i]) - shared] = torch.tensor(rows[i][shared:])
+        past = None
+        if shared:
+            begin = torch.tensor([rows[family[0]][:shared] for family in families], device=device)
+            past = decoder(input_ids=begin, use_cache=True).past_key_values
+            past.batch_select_indices(
+                torch.tensor([k for k, family in enumerate(families) for _ in family], device=device)
+            )
+        hidden = decoder(input_ids=ids.to(device), past_key_values=past, use_cache=past is not None)[0]
         row = torch.tensor([r for r, i in enumerate(batch) for _ in reads[i]], device=device)
-        column = torch.tensor([p for i in batch for p in reads[i]], device=device)
+        column = torch.tensor([p - shared for i in batch for p in reads[i]], device=device)
         yield batch, hidden[row, column].float()
 
 
@@ -257,29 +289,6 @@ def sample(
         about = {"prompt_id": prompt.id, "scenario": prompt.scenario, "state": prompt.state}
         frames.append(pd.DataFrame({**about, "sample": range(n), "answer": words, "move": moves}))
     return pd.concat(frames, ignore_index=True)
-
-
-def agreement(samples: pd.DataFrame, measured: pd.DataFrame, by: Sequence[str] = ("scenario",), level: float = 0.99):
-    """Does sampling say what the metric says? One row per cell: ``n`` answers, ``legal`` ones, the ``sampled`` share of
-    defection among these, the ``expected`` share (the prompts' p_defect, each weighted by its legal answers), a
-    ``lower`` and ``upper`` bound for the true share (exact binomial, all cells together at ``level``), ``inside``, and
-    ``majority_agrees`` (NA within 0.1 of one half, where no majority is to be expected)."""
-    by = list(by)
-    extra = [column for column in by if column not in samples]
-    known = measured[["prompt_id", "p_defect", *extra]].drop_duplicates("prompt_id")
-    joined = samples.merge(known, on="prompt_id", validate="many_to_one")
-    joined = joined.assign(legal=joined["move"].notna(), defected=joined["move"] == "D")
-    joined["expected"] = joined["p_defect"].where(joined["legal"])
-    cells = joined.groupby(by, sort=True).agg(
-        n=("legal", "size"), legal=("legal", "sum"), defections=("defected", "sum"), expected=("expected", "mean")
-    )
-    cells = cells.reset_index()
-    cells["sampled"] = cells["defections"] / cells["legal"].where(cells["legal"] > 0)
-    cells["lower"], cells["upper"] = binomial_interval(cells["defections"], cells["legal"], level, family=len(cells))
-    cells["inside"] = cells["expected"].between(cells["lower"], cells["upper"])
-    agrees = (cells["sampled"] > 0.5) == (cells["expected"] > 0.5)
-    cells["majority_agrees"] = agrees.astype("boolean").where((cells["expected"] - 0.5).abs() > 0.1)
-    return cells
 
 
 # --- the guard -------------------------------------------------------------------------------------------------------

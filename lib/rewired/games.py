@@ -5,9 +5,9 @@ other player's previous move, so ``"CD"`` reads "I cooperated, they defected". M
 one round, as in the study. A *reward* turns one played turn into a number; the registry ``REWARDS`` holds the four of
 the study, and adding a moral framework is one decorated function:
 
->>> @reward("care", title="Care", study="", optimum={s: "C" for s in STATES})
+>>> @reward("care", title="Care")
 ... def care(turn):
-...     return float(min(turn.payoffs))
+...     return min(turn.payoffs)
 """
 
 from collections.abc import Callable, Mapping
@@ -61,9 +61,10 @@ GAMES: dict[str, Game] = {
         _game("chicken", "Chicken", (2, 2), (1, 4), (4, 1), (0, 0)),
         _game("bach_stravinsky", "Bach or Stravinsky", (3, 2), (0, 0), (0, 0), (2, 3)),
         _game("defective_coordination", "Defective Coordination", (1, 1), (0, 0), (0, 0), (4, 4)),
+        _game("volunteer", "Volunteer's Dilemma", (3, 3), (1, 4), (4, 1), (0, 0)),
     )
 }
-"""The five games of the study, with their true payoffs."""
+"""The study's five games with their true payoffs, and a sixth (the last) that its code defines and never plays."""
 
 
 # --- opponents -----------------------------------------------------------------------------------------------------
@@ -94,7 +95,8 @@ class Turn:
 @dataclass(frozen=True)
 class Reward:
     """A moral framework. ``study`` is its name in the study, ``optimum`` the best move per state against Tit-for-Tat
-    (``None`` where the reward is the same for both moves). Call it with a Turn to get the reward (float)."""
+    in the study's game (``None`` where the reward is the same for both moves). Call it with a Turn to get the reward
+    (float)."""
 
     name: str
     title: str
@@ -109,11 +111,25 @@ class Reward:
 REWARDS: dict[str, Reward] = {}
 
 
+def best_moves(reward: Callable[[Turn], float], game: Game) -> dict[str, str | None]:
+    """The move that earns more in each state of ``game`` against Tit-for-Tat, which plays my previous move; None where
+    both earn the same."""
+    best: dict[str, str | None] = {}
+    for state in STATES:
+        c, d = (reward(Turn(state, own, state[0], game.points(own, state[0]))) for own in MOVES)
+        best[state] = None if abs(c - d) < 1e-12 else "C" if c > d else "D"
+    return best
+
+
 def reward(name: str, title: str, study: str = "", optimum: Mapping[str, str | None] | None = None):
-    """Decorator that adds ``f(turn) -> float`` to ``REWARDS`` under ``name``; see the module docstring."""
+    """Decorator that adds ``f(turn) -> float`` to ``REWARDS`` under ``name``; see the module docstring. An ``optimum``
+    that is not stated is found by asking the function."""
 
     def register(function: Callable[[Turn], float]) -> Callable[[Turn], float]:
-        best = {state: None for state in STATES} | dict(optimum or {})
+        if optimum is None:
+            best = best_moves(function, GAMES["prisoners_dilemma"])
+        else:
+            best = {state: None for state in STATES} | dict(optimum)
         REWARDS[name] = Reward(name, title, study, MappingProxyType(best), function)
         return function
 

@@ -238,9 +238,16 @@ def by_scenario(frame: pd.DataFrame, row: str = "scenario") -> Figure:
 
 
 @look
-def curves(frame: pd.DataFrame, panel: str, ylabel: str = "", probability: bool = False, sharey: bool = True) -> Figure:
-    """Training over episodes. Columns ``variant``, ``seed``, ``episode``, ``value`` and the one named by ``panel``:
-    one thin line a run, the mean over seeds thick."""
+def curves(
+    frame: pd.DataFrame,
+    panel: str,
+    ylabel: str = "",
+    probability: bool = False,
+    sharey: bool = True,
+    x: str = "episode",
+) -> Figure:
+    """A course over episodes (or ``x``). Columns ``variant``, ``seed``, ``episode``, ``value`` and the one named by
+    ``panel``: one thin line a run, the mean over seeds thick."""
     names, variants = list(dict.fromkeys(frame[panel])), _present(frame["variant"], MODELS)
     figure, axes = _panels(len(names), sharex=True, sharey=sharey)
     for ax, name in zip(axes, names, strict=True):
@@ -248,9 +255,9 @@ def curves(frame: pd.DataFrame, panel: str, ylabel: str = "", probability: bool 
             part = frame[(frame[panel] == name) & (frame["variant"] == variant)]
             if part.empty:
                 continue
-            runs = part.pivot_table(index="episode", columns="seed", values="value")
-            ax.plot(runs.index, runs.to_numpy(), color=COLOURS.get(variant, OTHERS[0]), linewidth=0.7, alpha=0.4)
+            runs = part.pivot_table(index=x, columns="seed", values="value")
             mean, style = runs.mean(axis=1), _style(variant, variants)
+            ax.plot(runs.index, runs.to_numpy(), color=style["color"], linewidth=0.7, alpha=0.4)
             every = max(1, len(mean) // 6)
             ax.plot(runs.index, mean, linewidth=1.9, markevery=every, markersize=5, label=variant, **style)
         ax.set_title(str(name))
@@ -258,7 +265,7 @@ def curves(frame: pd.DataFrame, panel: str, ylabel: str = "", probability: bool 
             _probability(ax, "y", ylabel)
     for ax in axes:
         ax.set_ylabel(ylabel if ax.get_subplotspec().is_first_col() else "")
-        ax.set_xlabel("episode" if ax.get_subplotspec().is_last_row() else "")
+        ax.set_xlabel(x if ax.get_subplotspec().is_last_row() else "")
     if panel != "variant":
         _legend(figure, axes[0], ncols=4)
     return figure
@@ -334,6 +341,140 @@ def by_state(frame: pd.DataFrame, x: str, xlabel: str = "") -> Figure:
     return figure
 
 
+# --- games ---------------------------------------------------------------------------------------------------------
+
+ANSWERS = {
+    "C after C": ("#332288", None),
+    "C after D": ("#a89fd6", None),
+    "D after C": ("#882255", None),
+    "D after D": ("#d9a3bd", None),
+    "illegal": ("#ffffff", "////"),
+}
+"""Colour and hatching of an answer to the other player's displayed move."""
+
+
+@look
+def answers(frame: pd.DataFrame) -> Figure:
+    """What is answered to what, one panel a game. Columns ``panel``, ``model``, ``seed``, ``answer`` (of ``ANSWERS``)
+    and ``share``; bars are means over runs, the line is where the border between C and D lies in single runs."""
+    panels, models = list(dict.fromkeys(frame["panel"])), _present(frame["model"], MODELS)
+    figure, axes = _panels(len(panels), height=0.24 * len(models) + 0.7, sharex=True, sharey=True)
+    for ax, panel in zip(axes, panels, strict=True):
+        part = frame[frame["panel"] == panel]
+        mean = part.groupby(["model", "seed", "answer"])["share"].sum().groupby(["model", "answer"]).mean()
+        left = np.zeros(len(models))
+        for answer, (colour, hatch) in ANSWERS.items():
+            share = np.array([mean.get((model, answer), 0.0) for model in models])
+            style = {"color": colour, "hatch": hatch, "edgecolor": INK if hatch else colour, "linewidth": 0.4}
+            ax.barh(range(len(models)), share, left=left, height=0.7, label=answer, **style)
+            left += share
+        cooperation = part[part["answer"].str.startswith("C")].groupby(["model", "seed"])["share"].sum()
+        for place, model in enumerate(models):
+            runs = cooperation.get(model, pd.Series([0.0]))
+            ax.hlines(place, runs.min(), runs.max(), color="white", linewidth=3.4)
+            ax.hlines(place, runs.min(), runs.max(), color=INK, linewidth=1.6)
+        _rows(ax, models)
+        ax.set(xlim=(0, 1), title=panel)
+        ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        ax.set_xlabel("share of answers" if ax.get_subplotspec().is_last_row() else "")
+    _legend(figure, axes[0], ncols=3)
+    return figure
+
+
+@look
+def ranges(
+    frame: pd.DataFrame, row: str, value: str, panel: str | None = None, xlabel: str = "", share: bool = False
+) -> Figure:
+    """A quantity per row and model, one panel for each level of ``panel``. Columns ``model``, ``row``, ``value``; one
+    line of the frame a run, drawn as a small point; the large point is their mean, the line their range. ``share``
+    fixes the axis from 0 to 1."""
+    rows, models = list(dict.fromkeys(frame[row])), _present(frame["model"], MODELS)
+    panels = list(dict.fromkeys(frame[panel])) if panel else [""]
+    height = (0.13 * len(models) + 0.22) * len(rows) + 0.5
+    figure, axes = _panels(len(panels), height=height, sharey=True)
+    offsets = np.linspace(-0.34, 0.34, len(models)) if len(models) > 1 else [0.0]
+    for ax, name in zip(axes, panels, strict=True):
+        part = frame[frame[panel] == name] if panel else frame
+        for model, offset in zip(models, offsets, strict=True):
+            style = _style(model, models)
+            for place, level in enumerate(rows):
+                runs = part.loc[(part["model"] == model) & (part[row] == level), value].dropna()
+                if len(runs):
+                    ax.hlines(place + offset, runs.min(), runs.max(), color=style["color"], linewidth=1.1, alpha=0.7)
+                    ax.scatter(runs, np.full(len(runs), place + offset), s=7, alpha=0.6, linewidths=0, **style)
+                    ax.scatter(runs.mean(), place + offset, s=30, edgecolor="white", linewidth=0.4, zorder=3, **style)
+            ax.scatter([], [], s=30, label=model, **style)
+        _rows(ax, rows)
+        ax.set(title=name, xlabel=xlabel)
+        if share:
+            ax.set_xlim(-0.04, 1.04)
+            ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    _legend(figure, axes[0])
+    return figure
+
+
+@look
+def reciprocity(frame: pd.DataFrame) -> Figure:
+    """Each player as a point: columns ``model``, ``after_C``, ``after_D`` (its share of defections after either move of
+    the other player) and ``reading``, one panel each. Small points are runs, joined to the large one, their mean;
+    crosses are the scripted players."""
+    readings, models = list(dict.fromkeys(frame["reading"])), _present(frame["model"], MODELS)
+    figure, axes = _panels(len(readings), height=3.2, sharex=True, sharey=True)
+    corners = {"always C": (0, 0), "Tit-for-Tat": (0, 1), "always D": (1, 1), "random": (0.5, 0.5)}
+    for ax, reading in zip(axes, readings, strict=True):
+        ax.plot([0, 1], [0, 1], color=INK, linewidth=0.7, linestyle=":")
+        for name, (x, y) in corners.items():
+            ax.scatter(x, y, marker="+", s=70, color=INK, linewidths=1)
+            above, right = (6 if y < 1 else -6), x == 1
+            place = {"ha": "right" if right else "left", "va": "bottom" if y < 1 else "top"}
+            ax.annotate(name, (x, y), (-6 if right else 6, above), textcoords="offset points", fontsize=8.5, **place)
+        for model in models:
+            part = frame[(frame["model"] == model) & (frame["reading"] == reading)]
+            style = _style(model, models)
+            mean = part[["after_C", "after_D"]].mean()
+            for x, y in part[["after_C", "after_D"]].to_numpy():
+                ax.plot([x, mean.iloc[0]], [y, mean.iloc[1]], color=style["color"], linewidth=1, alpha=0.7)
+            ax.scatter(part["after_C"], part["after_D"], s=18, alpha=0.8, linewidths=0, zorder=2.5, **style)
+            ax.scatter(*mean, s=70, edgecolor="white", linewidth=0.8, zorder=3, label=model, **style)
+        ax.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.06), title=reading, xlabel="p_defect after C")
+        ax.set_ylabel("p_defect after D" if ax.get_subplotspec().is_first_col() else "")
+        ax.set_aspect("equal")
+    _legend(figure, axes[0])
+    return figure
+
+
+@look
+def matrix(
+    frame: pd.DataFrame,
+    row: str,
+    column: str,
+    value: str,
+    note: str | None = None,
+    high: float = 1.0,
+    decimals: int = 2,
+) -> Figure:
+    """Numbers in coloured cells, white at 0 and darkest at ``high``. Columns ``row``, ``column``, ``value`` and, under
+    each number, the text in ``note``; an empty cell is a dash."""
+    wide = frame.pivot(index=row, columns=column, values=value)
+    wide = wide.loc[list(dict.fromkeys(frame[row])), list(dict.fromkeys(frame[column]))]
+    notes = frame.set_index([row, column])[note] if note else {}
+    figure, (axes,) = _panels(1, height=(0.5 if note else 0.36) * len(wide) + 0.7)
+    axes.imshow(wide, cmap="Purples", vmin=0, vmax=1.15 * high, aspect="auto")
+    for y, name in enumerate(wide.index):
+        for x, other in enumerate(wide.columns):
+            number = wide.iloc[y, x]
+            colour = "white" if number > 0.7 * high else INK
+            text = "–" if np.isnan(number) else f"{number:.{decimals}f}"
+            axes.text(x, y - (0.14 if note else 0), text, ha="center", va="center", color=colour, fontsize=10)
+            axes.text(x, y + 0.27, notes.get((name, other), ""), ha="center", va="center", color=colour, fontsize=7.5)
+    axes.set_xticks(range(wide.shape[1]), [str(c).replace("_", " ") for c in wide.columns], rotation=38, ha="left")
+    axes.set_yticks(range(len(wide)), [str(r).replace("_", " ") for r in wide.index])
+    axes.tick_params(length=0, top=False, labeltop=True, labelbottom=False)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
 # --- the metric ----------------------------------------------------------------------------------------------------
 
 
@@ -402,6 +543,16 @@ def made_by(notebook: str, profile, **parameters) -> str:
     """What made a figure, in one line, for the caption: the notebook, the profile and the parameters given."""
     given = ", ".join(f"{name} {value}" for name, value in parameters.items() if value not in ("", [], (), None))
     return f"notebooks/{notebook}.ipynb, profile {profile.name}{', ' + given if given else ''}"
+
+
+def span(values: Sequence[float], decimals: int = 2) -> str:
+    """Runs in words: "0.31 (0.28 to 0.35)" is their mean with the lowest and the highest; one run is just its number,
+    and no number at all is "undefined"."""
+    runs = pd.Series(values, dtype=float).dropna()
+    if runs.empty:
+        return "undefined"
+    mean, low, high = (f"{x:.{decimals}f}" for x in (runs.mean(), runs.min(), runs.max()))
+    return mean if len(runs) == 1 else f"{mean} ({low} to {high})"
 
 
 # --- text ----------------------------------------------------------------------------------------------------------

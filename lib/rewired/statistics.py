@@ -16,6 +16,29 @@ def binomial_interval(successes, trials, level: float = 0.95, family: int = 1) -
     return np.where(empty, 0.0, lower), np.where(empty, 1.0, upper)
 
 
+def agreement(samples: pd.DataFrame, measured: pd.DataFrame, by: Sequence[str] = ("scenario",), level: float = 0.99):
+    """Does sampling say what the metric says? One row per cell: ``n`` answers, ``legal`` ones, the ``sampled`` share of
+    defection among these, the ``expected`` share (the prompts' p_defect, each weighted by its legal answers), a
+    ``lower`` and ``upper`` bound for the true share (exact binomial, all cells together at ``level``), ``inside``, and
+    ``majority_agrees`` (NA within 0.1 of one half, where no majority is to be expected)."""
+    by = list(by)
+    extra = [column for column in by if column not in samples]
+    known = measured[["prompt_id", "p_defect", *extra]].drop_duplicates("prompt_id")
+    joined = samples.merge(known, on="prompt_id", validate="many_to_one")
+    joined = joined.assign(legal=joined["move"].notna(), defected=joined["move"] == "D")
+    joined["expected"] = joined["p_defect"].where(joined["legal"])
+    cells = joined.groupby(by, sort=True).agg(
+        n=("legal", "size"), legal=("legal", "sum"), defections=("defected", "sum"), expected=("expected", "mean")
+    )
+    cells = cells.reset_index()
+    cells["sampled"] = cells["defections"] / cells["legal"].where(cells["legal"] > 0)
+    cells["lower"], cells["upper"] = binomial_interval(cells["defections"], cells["legal"], level, family=len(cells))
+    cells["inside"] = cells["expected"].between(cells["lower"], cells["upper"])
+    agrees = (cells["sampled"] > 0.5) == (cells["expected"] > 0.5)
+    cells["majority_agrees"] = agrees.astype("boolean").where((cells["expected"] - 0.5).abs() > 0.1)
+    return cells
+
+
 def paired_permutation(a, b, draws: int = 20_000, seed: int = 0) -> tuple[float, float]:
     """(mean difference a - b, two-sided p): pair by pair, swap which model a value came from.
 

@@ -162,6 +162,17 @@ def _best_row(values) -> int | None:
     return None if tops[0] == tops[1] else int(tops[1] > tops[0])
 
 
+def table(s: "Scene", rng: Random, cells: list[str]) -> str:
+    """The payoffs as a table, my moves as rows, rows and columns in random order, in one of the ``cells`` templates."""
+    rows, columns = rng.sample((0, 1), 2), rng.sample((0, 1), 2)
+    cell = rng.choice(cells) if len(cells) > 1 else cells[0]
+    lines = [f"| | {s.labels[columns[0]]} | {s.labels[columns[1]]} |"]
+    for i in rows:
+        shown = [cell.format(x=s.points(i, j)[0], y=s.points(i, j)[1]) for j in columns]
+        lines.append(f"| {s.labels[i]} | {shown[0]} | {shown[1]} |")
+    return "\n".join(lines) + "\n"
+
+
 class Writer:
     """Turns scenes into words. ``pool`` gives the templates of a group; a reading test swaps in held-out ones."""
 
@@ -198,13 +209,8 @@ class Writer:
     def payoffs(self, s: Scene) -> str:
         rng = self.rng
         if s.framing == "table":
-            rows, columns = rng.sample((0, 1), 2), rng.sample((0, 1), 2)
-            cell = rng.choice(templates()["table_cells"])
-            lines = [f"| | {s.labels[columns[0]]} | {s.labels[columns[1]]} |"]
-            for i in rows:
-                cells = [cell.format(x=s.points(i, j)[0], y=s.points(i, j)[1]) for j in columns]
-                lines.append(f"| {s.labels[i]} | {cells[0]} | {cells[1]} |")
-            return self.pick("table_heads", o=s.other) + "\n" + "\n".join(lines) + "\n"
+            cells = table(s, rng, templates()["table_cells"])
+            return self.pick("table_heads", o=s.other) + "\n" + cells
         if s.framing == "list":
             line = vary(rng.choice(templates()["list_lines"]), rng)
             lines = [say(line, rng, **self.cell_fields(s, i, j)) for i, j in self.cells(s)]
@@ -222,11 +228,14 @@ class Writer:
         self.rng.shuffle(lines)
         return " ".join([self.pick("meaning_heads", o=s.other), *lines])
 
+    def moves(self, s: Scene) -> str:
+        return self.pick("histories", own=s.labels[s.last[0]], other=s.labels[s.last[1]], o=s.other)
+
     def history(self, s: Scene) -> str:
         if s.last is None:
             return self.pick("no_history")
         i, j = s.last
-        text = self.pick("histories", own=s.labels[i], other=s.labels[j], o=s.other)
+        text = self.moves(s)
         if s.payoffs and (s.points_told or self.rng.random() < 0.4):
             x, y = s.points(i, j)
             text += " " + self.pick("history_points", x=x, y=y, o=s.other)
@@ -358,6 +367,74 @@ def _questions(w: Writer, s: Scene, skills, n: int) -> Chat:
     return turns
 
 
+class Recall(list):
+    """Pieces of one plain text, (read, recalled): what the model must find again stands in the second."""
+
+
+def _entries(keys: list[str], rng: Random, colon: str, end: str) -> Recall:
+    """Every key with a digit, then the same entries again in other orders, their digits to be recalled."""
+    entries, pieces, text = [(key, str(rng.randrange(10))) for key in keys], Recall(), ""
+    for time in range(rng.choice((3, 4))):
+        for key, value in rng.sample(entries, len(entries)):
+            text += f"{key}{colon}"
+            if time:
+                pieces.append((text, f" {value}"))
+                text = end
+            else:
+                text += f" {value}{end}"
+    return pieces
+
+
+def _single_keys(rng: Random, n: int) -> list[str]:
+    stem = rng.choice([s for s in _STEMS if s not in ("action", "plan")])
+    return rng.sample(_WORDS, n) if rng.random() < 0.5 else [f"{stem}{d}" for d in rng.sample(range(10), n)]
+
+
+# The lessons from here to `recall` differ by one small step each. Learnt in this order each takes minutes; a mixture of
+# them, or a longer step, stays at chance for hours.
+
+
+def echo(rng: Random) -> Recall:
+    """The first lesson, and the densest: a digit follows a key at once, again and again. No chat around it."""
+    return _entries(_single_keys(rng, rng.choice((3, 4, 5, 6, 8))), rng, "", " ")
+
+
+def entry(rng: Random) -> Recall:
+    """As ``echo``, with a sign between key and digit."""
+    keys = _single_keys(rng, rng.choice((3, 4, 5, 6)))
+    return _entries(keys, rng, rng.choice((":", ":", " =", " ->")), rng.choice((". ", "\n", "; ", " ")))
+
+
+def pair(rng: Random) -> Recall:
+    """As ``echo``, with two keys whose order counts."""
+    a, b = rng.sample(_WORDS, 2) if rng.random() < 0.5 else draw_labels(rng)
+    return _entries([f"{x} {y}" for x in (a, b) for y in (a, b)], rng, "", rng.choice((" ", ". ", "\n")))
+
+
+def recall(rng: Random) -> Recall:
+    """``entry`` or, more often, ``pair`` with something between the keys and a sign before the digit."""
+    keys = _single_keys(rng, rng.choice((3, 4, 5)))
+    if rng.random() < 0.65:
+        both, join = draw_labels(rng), rng.choice((", ", ", ", " and ", " / ", " against ", " "))
+        keys = [f"{a}{join}{b}" for a in both for b in both]
+    return _entries(keys, rng, rng.choice((":", ":", " =", " ->", "")), rng.choice((". ", "\n", "; ")))
+
+
+def grid(rng: Random) -> Recall:
+    """A table, then every outcome twice by its two keys, with one number in a cell or two."""
+    s = Scene(draw_labels(rng), "", draw_payoffs(rng), None, "table")
+    both = rng.random() < 0.5
+    text = table(s, rng, templates()["table_cells"] if both else ["{x}"])
+    join, colon = rng.choice((" ", ", ", " and ", " / ")), rng.choice((":", " ->", ""))
+    end, pieces = rng.choice((". ", "\n", "; ")), Recall()
+    for _ in range(2):
+        for i, j in rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], 4):
+            x, y = s.points(i, j)
+            pieces.append((f"{text}{s.labels[i]}{join}{s.labels[j]}{colon}", f" {x}, {y}" if both else f" {x}"))
+            text = end
+    return pieces
+
+
 _CARD_LINES = {
     2: ("- {m}, {n}: {x}", "- you {m}, {o} {n}: {x}", "- {m} and {n}: {x}"),
     3: ("- {m}, {n}: {x}, {y}", "- you {m}, {o} {n}: you {x}, {o} {y}", "- {m} and {n}: {x} for you, {y} for {o}"),
@@ -421,6 +498,71 @@ def quiz(rng: Random) -> Chat:
 def _opened(text: str, turns: Chat) -> Chat:
     """The description goes in front of the first question."""
     return [(_join([text, turns[0][0]]), turns[0][1]), *turns[1:]] if turns else []
+
+
+def _played(rng: Random) -> Scene:
+    """A scene with a round before."""
+    while (s := draw_scene(rng)).last is None:
+        pass
+    return s
+
+
+def _recite(rng: Random, s: Scene, text: str, points: bool, times: int) -> Recall:
+    """After ``text``, each player's last move, and with ``points`` those of every outcome, so many times."""
+    pieces, who = Recall(), ("You", s.other[0].upper() + s.other[1:])
+    join = rng.choice((", ", " and ", " / "))
+    cells = [(0, 0), (0, 1), (1, 0), (1, 1)] if points else []
+    for _ in range(times):
+        asked = [*((0, 1) if s.last is not None else ()), *cells]
+        rng.shuffle(asked)
+        for what in asked:
+            if isinstance(what, int):
+                pieces.append((f"{text}{who[what]}:", f" {s.labels[s.last[what]]}"))
+            else:
+                x, y = s.points(*what)
+                pieces.append((f"{text}{s.labels[what[0]]}{join}{s.labels[what[1]]}:", f" {x}, {y}"))
+            text = "\n"
+    return pieces
+
+
+def past(rng: Random) -> Recall:
+    """Who did what: the last round in a sentence, then both moves again and again."""
+    w, s = Writer(rng), _played(rng)
+    return _recite(rng, s, _join([w.opening(s) if rng.random() < 0.5 else "", w.moves(s)]) + "\n", False, 3)
+
+
+def scene(rng: Random) -> Recall:
+    """A whole scene, then everything in it twice."""
+    w, s = Writer(rng), draw_scene(rng)
+    return _recite(rng, s, w.describe(s) + "\n", True, 2)
+
+
+def exam(rng: Random) -> Chat:
+    """A whole scene and nine reading questions."""
+    w, s = Writer(rng), draw_scene(rng)
+    if rng.random() < 0.3:
+        s = _canonical(rng)[0]
+        s.framing = rng.choice(("table", "list", "prose"))
+    if s.payoffs is None:
+        s = draw_scene(rng)
+    return _opened(w.describe(s), _questions(w, s, _READING, 9))
+
+
+def persona(rng: Random) -> Chat:
+    """Six choices under changing personas, where the text says outright what each would do."""
+    w = Writer(rng)
+    if rng.random() < 0.5:
+        s, who = meaning_scene(rng), ("selfish", "kind")
+        text = w.meaning(s)
+    else:
+        s, who = _played(rng), ("fair", "stubborn")
+        text = w.moves(s)
+    turns: Chat = []
+    for _ in range(6):
+        voice = rng.choice(who)
+        question, answer, _ = w.choose(s, voice, stated(w, voice, s, in_question=bool(turns)))
+        turns.append((question, answer))
+    return _opened(text, turns)
 
 
 def drill(rng: Random) -> Chat:
@@ -527,3 +669,7 @@ _READING = (
     "own_last own_last other_last other_last own_points own_points other_points reply reply outcome outcome "
     "last_points other_last_points higher greedy generous"
 ).split()
+
+_LADDER = (echo, entry, pair, recall, grid, card, quiz, past, scene, exam, persona, drill, chat)
+KINDS = {kind.__name__: kind for kind in _LADDER}
+"""Every kind of text, from the simplest."""

@@ -41,30 +41,32 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training on texts of its own: ``first`` are drills that come before everything else, the rest is
-    shuffled. ``steps`` ends the stage early; ``decay`` is its last part, where the rates fall to zero;
-    ``text_weight`` is the weight of the loss on all tokens beside that on answers."""
+    """A stretch of training: how many ``texts`` of each kind (``corpus.KINDS``), drawn from ``seed`` and shuffled; how
+    many tokens a step; two learning rates.
 
-    first: int
-    drills: int
-    chats: int
-    cards: int
-    quizzes: int
-    batch_tokens: int
-    lr_matrices: float
-    lr_rest: float
+    ``text_weight`` is the weight of the loss on all tokens beside that on answers. The rates rise over the first
+    ``warmup`` steps and fall to zero over the last part ``decay`` of the stage; its last part ``exact`` has the
+    soft-cap in attention. ``steps`` ends it early."""
+
+    texts: dict[str, int]
+    seed: int
+    batch_tokens: int = 2048
+    lr_matrices: float = 2e-3
+    lr_rest: float = 3e-3
     text_weight: float = 0.0
-    steps: int | None = None
+    warmup: int = 0
     decay: float = 0.0
+    exact: float = 0.0
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What decides the base, apart from the corpus templates. Lengths in tokens, rates per step.
 
-    Stage 1 learns to read the last round in short texts, but leaves points, which need a look-up by two keys, at
-    chance. Flash cards, with the loss on the whole text beside that on answers, start it; stage 3 mixes everything.
-    The shipped base stops there: it does not read well yet, and chapter 1 says how far it got."""
+    The stages are a ladder. Each of the first adds one small difficulty to the last (a digit after a key, a sign
+    between them, two keys, a table, a question in words) and takes minutes, where the whole task, or two rungs at once,
+    stays at chance for hours. Each stage keeps some of the one before."""
 
     seed: int = 1
     layers: int = 8
@@ -74,13 +76,28 @@ class Recipe:
     kv_heads: int = 4
     head_dim: int = 16
     sliding_window: int = 128
+    rope_theta: float = 1e6
     stages: tuple[Stage, ...] = (
-        Stage(14_400, 9_600, 34_000, 0, 0, 4096, 2e-3, 3e-3, steps=1800),
-        Stage(0, 0, 0, 12_000, 0, 2048, 2e-3, 3e-3, text_weight=0.3),
-        Stage(0, 10_000, 12_000, 4_000, 0, 2048, 2e-3, 3e-3, text_weight=0.1, steps=1274),
+        Stage({"echo": 15_000}, seed=10, warmup=100),
+        Stage({"echo": 2_000, "entry": 6_000}, seed=11),
+        Stage({"echo": 1_000, "entry": 1_500, "pair": 8_000}, seed=12),
+        Stage({"pair": 1_000, "recall": 6_000}, seed=10, warmup=100),
+        Stage({"recall": 1_500, "card": 9_000}, seed=11),
+        Stage({"card": 1_000, "recall": 500, "grid": 5_000}, seed=10, warmup=100),
+        Stage({"card": 4_000, "grid": 2_500, "quiz": 8_000}, seed=11),
+        Stage({"quiz": 3_000, "grid": 500, "card": 500, "drill": 13_000}, seed=10, warmup=100),
+        Stage(
+            {"quiz": 2_500, "drill": 7_000, "chat": 30_000},
+            seed=10,
+            batch_tokens=3072,
+            lr_matrices=1.8e-3,
+            lr_rest=2.7e-3,
+            text_weight=0.02,
+            warmup=100,
+            decay=0.6,
+            exact=0.05,
+        ),
     )
-    warmup: int = 100
-    exact_last: float = 0.0  # the part of the last stage that is trained with the soft-cap in attention
 
 
 def make_tokenizer(seed: int, vocabulary: int = 1280) -> PreTrainedTokenizerFast:
@@ -126,6 +143,7 @@ def make_model(recipe: Recipe, tokenizer) -> Gemma2ForCausalLM:
         head_dim=recipe.head_dim,
         query_pre_attn_scalar=recipe.head_dim,
         sliding_window=recipe.sliding_window,
+        rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
         max_position_embeddings=2048,
         initializer_range=recipe.width**-0.5,
         pad_token_id=tokenizer.pad_token_id,
@@ -147,6 +165,12 @@ def tokenize(tokenizer, chat: corpus.Chat) -> tuple[list[int], list[bool]]:
     """Token ids of a chat, as the chat template renders it, and which of them are answers (with their end)."""
     ids, answer = [tokenizer.bos_token_id], [False]
     encode = tokenizer.backend_tokenizer.encode
+    if isinstance(chat, corpus.Recall):
+        for text, recalled in chat:
+            for part in (text, recalled):
+                new = encode(part).ids
+                ids, answer = ids + new, answer + [part is recalled] * len(new)
+        return ids, answer
     for user, model in chat:
         head = encode(f"<start_of_turn>user\n{user.strip()}<end_of_turn>\n<start_of_turn>model\n").ids
         reply, tail = encode(f"{model}<end_of_turn>").ids, encode("\n").ids
@@ -160,32 +184,29 @@ def batches(recipe: Recipe, stage: int, tokenizer) -> list[tuple[np.ndarray, np.
 
     Rows of one batch have similar lengths and lengths are multiples of 16, since every new shape costs time."""
     plan = recipe.stages[stage]
-    rng = Random(f"corpus-{recipe.seed}" + (f"-{stage}" if stage else ""))
-
-    def write(kind, n: int) -> list[corpus.Chat]:
-        return [kind(rng) for _ in tqdm(range(n), f"{kind.__name__}s", leave=False, disable=None)]
-
-    first = write(corpus.drill, plan.first)
-    rest = write(corpus.drill, plan.drills) + write(corpus.chat, plan.chats) + write(corpus.card, plan.cards)
-    rest += [corpus.quiz(rng) for _ in range(plan.quizzes)]
-    rng.shuffle(rest)
+    rng = Random(f"corpus-{plan.seed}")
+    chats = [
+        corpus.KINDS[kind](rng)
+        for kind, n in plan.texts.items()
+        for _ in tqdm(range(n), f"writing {kind}", leave=False, disable=None)
+    ]
+    rng.shuffle(chats)
+    rows = [tokenize(tokenizer, chat) for chat in tqdm(chats, "tokens", leave=False, disable=None)]
     out = []
-    for part in (first, rest):
-        rows = [tokenize(tokenizer, chat) for chat in tqdm(part, "tokens", leave=False, disable=None)]
-        for start in range(0, len(rows), 2000):
-            chunk = sorted(rows[start : start + 2000], key=lambda row: len(row[0]))
-            group: list = []
-            made: list = []
-            for row in chunk:
-                length = math.ceil(len(row[0]) / 16) * 16
-                if group and (len(group) + 1) * length > plan.batch_tokens:
-                    made.append(_pad(group, tokenizer.pad_token_id))
-                    group = []
-                group.append(row)
-            if group:
+    for start in range(0, len(rows), 2000):
+        chunk = sorted(rows[start : start + 2000], key=lambda row: len(row[0]))
+        group: list = []
+        made: list = []
+        for row in chunk:
+            length = math.ceil(len(row[0]) / 16) * 16
+            if group and (len(group) + 1) * length > plan.batch_tokens:
                 made.append(_pad(group, tokenizer.pad_token_id))
-            rng.shuffle(made)
-            out += made
+                group = []
+            group.append(row)
+        if group:
+            made.append(_pad(group, tokenizer.pad_token_id))
+        rng.shuffle(made)
+        out += made
     return out[: plan.steps]
 
 
@@ -239,15 +260,14 @@ def answer_loss(model, ids: torch.Tensor, answer: torch.Tensor, text_weight: flo
 
 
 def _schedule(recipe: Recipe, lengths: list[int], step: int) -> tuple[Stage, float, bool]:
-    """The stage of a step, the factor on its rates (warm-up, flat, linear decay to zero), and whether attention is
-    the exact one."""
+    """The stage of a step, the factor on its rates, and whether attention is the exact one."""
     stage, inside = 0, step
     while inside >= lengths[stage]:
         stage, inside = stage + 1, inside - lengths[stage]
     plan, length = recipe.stages[stage], lengths[stage]
-    decay = (length - inside) / (plan.decay * length) if plan.decay else 1.0
-    exact = stage == len(lengths) - 1 and inside >= (1 - recipe.exact_last) * length
-    return plan, min(1.0, (step + 1) / recipe.warmup, decay), exact
+    rise = (inside + 1) / plan.warmup if plan.warmup else 1.0
+    fall = (length - inside) / (plan.decay * length) if plan.decay else 1.0
+    return plan, min(1.0, rise, fall), inside >= (1 - plan.exact) * length
 
 
 def train_base(

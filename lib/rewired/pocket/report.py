@@ -16,12 +16,14 @@ from rewired.pocket import corpus
 from rewired.pocket.recipe import tokenize
 from rewired.prompts import SCENARIOS, Labels, held_out, held_out_set, scenario_set
 
+BATCH_SIZE = 16
+"""Small batches stay in the processor's cache."""
 SETS = ("seen labels", "unseen labels", "unseen wordings")
 # floors: what a base must reach to be shipped
 FLOORS = {"seen labels": 0.98, "unseen labels": 0.95, "unseen wordings": 0.70}
 
 
-def answer_scores(model, tokenizer, chats: Sequence[corpus.Chat], batch_size: int = 64) -> pd.DataFrame:
+def answer_scores(model, tokenizer, chats: Sequence[corpus.Chat], batch_size: int = BATCH_SIZE) -> pd.DataFrame:
     """For the last answer of each chat: ``logp`` (nats, its end included) and ``exact``, whether greedy decoding gives
     precisely that answer. Earlier answers stand in the context as given."""
     rows, reads, targets = [], [], []
@@ -104,7 +106,7 @@ def implied_personas(model, tokenizer, labels=("action1", "action2"), seed: int 
     """How far a persona that is only implied moves the choice: the scenario prompts after a greeting, or with a note,
     in that persona's voice. Columns persona ("none" for a plain greeting), how, scenario, p_defect, p_defect_alone."""
     prompts = scenario_set(labels)
-    alone = decisions.measure(model, tokenizer, prompts, forms=False)
+    alone = decisions.measure(model, tokenizer, prompts, batch_size=BATCH_SIZE, forms=False)
     voices = corpus.templates()["personas"]
     rng, rows, chats = Random(f"implied-{seed}"), [], []
     for persona in ("none", *corpus.PERSONAS):
@@ -125,12 +127,17 @@ def implied_personas(model, tokenizer, labels=("action1", "action2"), seed: int 
                     frame = rng.choice(corpus.templates()["note_frames"])
                     note = corpus.say(frame, rng, note=rng.choice(voices[persona]["notes"]), o=other)
                     lead, text = [], f"{note} {prompt.text}"
-                for move in ("C", "D"):
-                    chats.append([*lead, (text, prompt.labels.of(move))])
+                chats.append([*lead, (text, prompt.labels.cooperate)])
                 rows.append((persona, how, prompt.scenario, alone["p_defect"][k]))
-    logp = answer_scores(model, tokenizer, chats)["logp"].to_numpy().reshape(-1, 2)
+    step = decisions.decision_step(tokenizer, labels)
+    # the same text with either label, but for the last token before the end of the turn and the line break
+    contexts = [tokenize(tokenizer, chat)[0][:-3] for chat in chats]
+    delta = np.empty(len(contexts))
+    for batch, hidden in decisions.hidden_states(model, contexts, [[len(ids) - 1] for ids in contexts], BATCH_SIZE):
+        capped = decisions.logits(model, hidden)[1]
+        delta[batch] = (capped[:, step.defect_id] - capped[:, step.cooperate_id]).cpu().numpy()
     frame = pd.DataFrame(rows, columns=["persona", "how", "scenario", "p_defect_alone"])
-    return frame.assign(p_defect=1 / (1 + np.exp(logp[:, 0] - logp[:, 1])))
+    return frame.assign(p_defect=1 / (1 + np.exp(-delta)))
 
 
 def base_report(model, tokenizer, n: int = 400, seed: int = 0) -> pd.DataFrame:
@@ -142,9 +149,9 @@ def base_report(model, tokenizer, n: int = 400, seed: int = 0) -> pd.DataFrame:
         rows.append((f"reading, {group}", skill, row["correct"] / row["n"], FLOORS[group], 1.0, row["n"]))
     for persona, part in personas(model, tokenizer, seed=seed).groupby("persona", sort=False):
         rows.append(("stated persona", persona, part["p_act"].mean(), 0.93, 1.0, len(part)))
-    measured = decisions.measure(model, tokenizer, scenario_set(), forms=False)
-    swapped = decisions.measure(model, tokenizer, scenario_set(Labels().reversed), forms=False)
-    held = decisions.measure(model, tokenizer, held_out_set(), forms=False)
+    measured = decisions.measure(model, tokenizer, scenario_set(), batch_size=BATCH_SIZE, forms=False)
+    swapped = decisions.measure(model, tokenizer, scenario_set(Labels().reversed), batch_size=BATCH_SIZE, forms=False)
+    held = decisions.measure(model, tokenizer, held_out_set(), batch_size=BATCH_SIZE, forms=False)
     legal = pd.concat([measured, swapped, held])["legal_mass"]
     rows.append(("answers", "legal_mass", legal.mean(), 0.999, 1.0, len(legal)))
     for scenario in SCENARIOS:
