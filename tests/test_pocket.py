@@ -27,7 +27,7 @@ TINY = Recipe(seed=3, layers=2, width=32, mlp=64, stages=STAGES, sliding_window=
 @pytest.fixture(scope="module")
 def texts() -> list[corpus.Chat]:
     rng = Random(11)
-    return [make(rng) for _ in range(3000) for make in (corpus.drill, corpus.chat, corpus.card, corpus.quiz)]
+    return [make(rng) for _ in range(3000) for make in (corpus.drill, corpus.chat, corpus.viva, corpus.exam)]
 
 
 @pytest.fixture(scope="module")

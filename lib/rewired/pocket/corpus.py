@@ -565,6 +565,83 @@ def persona(rng: Random) -> Chat:
     return _opened(text, turns)
 
 
+@cache
+def _all_wordings() -> dict:
+    """Template pools with the further wordings among them."""
+    known, more = templates(), templates()["more"]
+    pools: dict = {group: known[group] + more[group] for group in ("openings", "cells", "histories")}
+    asked = known["questions"]
+    return {**pools, "questions": {skill: asked[skill] + more["questions"].get(skill, []) for skill in asked}}
+
+
+def best(rng: Random) -> Recall:
+    """Which move pays more against a given one, and which can pay most, now with the numbers spelled out, now without:
+    two look-ups and a comparison, learnt by saying the steps first."""
+    w, s = Writer(rng, _all_wordings()), draw_scene(rng, rng.choice(("table", "list", "prose")))
+    text = (w.describe(s) if rng.random() < 0.3 else w.payoffs(s)).strip() + "\n"
+    asks: list = [(f"Against {s.labels[j]}", [s.points(i, j)[0] for i in (0, 1)]) for j in (0, 1)]
+    asks += [("Most for you", [max(s.points(i, j)[0] for j in (0, 1)) for i in (0, 1)])]
+    asks += [(f"Most for {s.other}", [max(s.points(i, j)[1] for j in (0, 1)) for i in (0, 1)])]
+    asks = [(question, values) for question, values in asks if values[0] != values[1]]
+    pieces, spelled = Recall(), rng.random() < 0.5
+    for _ in range(2):
+        for question, values in rng.sample(asks, len(asks)):
+            a, b = rng.sample((0, 1), 2)
+            winner = f" {s.labels[values[1] > values[0]]}"
+            if spelled:
+                pieces.append((f"{text}{question}: {s.labels[a]}", f" {values[a]}"))
+                pieces += [(f", {s.labels[b]}", f" {values[b]}"), (", so", winner)]
+            else:
+                pieces.append((f"{text}{question}:", winner))
+            text = "\n"
+        spelled = False
+    return pieces
+
+
+def traits(rng: Random) -> Recall:
+    """What each persona would do, again and again: where the text says what the moves mean, or from payoffs and the
+    last round; a persona is a word or a sentence."""
+    w = Writer(rng, _all_wordings())
+    if rng.random() < 0.6:
+        s = meaning_scene(rng)
+        text, voices = w.meaning(s), ["selfish", "kind"]
+    else:
+        s = _played(rng)
+        s.framing = rng.choice(("table", "list", "prose"))
+        text, voices = _join([w.payoffs(s), w.moves(s)]), list(PERSONAS)
+    acts = {
+        voice: w.act(s, voice, "none") for voice in voices if {s.kind, s.selfish} == {0, 1} or voice in PERSONAS[2:]
+    }
+    pieces, text = Recall(), text.strip() + "\n"
+    for time in range(4 if len(acts) < 3 else 3):
+        for voice in rng.sample(list(acts), len(acts)):
+            cue = voice.capitalize() if time == 0 or rng.random() < 0.3 else stated(w, voice, s)
+            pieces.append((f"{text}{cue} {rng.choice(('Move:', 'Choice:'))}", f" {s.labels[acts[voice]]}"))
+            text = "\n"
+    return pieces
+
+
+def viva(rng: Random) -> Chat:
+    """A whole scene in many wordings: reading questions, most of them comparisons, and choices under personas."""
+    w, s = Writer(rng, _all_wordings()), draw_scene(rng)
+    turns: Chat = []
+    skills = "own_last other_last own_points reply reply outcome greedy generous".split()
+    for _ in range(8):
+        if rng.random() < 0.6:
+            turns += _questions(w, s, skills, 1)
+        else:
+            voice = rng.choice(PERSONAS)
+            turns.append(w.choose(s, voice, stated(w, voice, s, in_question=bool(turns)))[:2])
+    return _opened(w.describe(s), turns)
+
+
+def duel(rng: Random) -> Chat:
+    """A scene and nine comparisons, in many wordings."""
+    w, s = Writer(rng, _all_wordings()), draw_scene(rng)
+    text = w.describe(s) if rng.random() < 0.5 else w.payoffs(s)
+    return _opened(text, _questions(w, s, "reply reply reply outcome outcome greedy generous".split(), 9))
+
+
 def drill(rng: Random) -> Chat:
     """A short chat that trains one skill on little text."""
     w, kind = Writer(rng), rng.random()
@@ -670,6 +747,24 @@ _READING = (
     "last_points other_last_points higher greedy generous"
 ).split()
 
-_LADDER = (echo, entry, pair, recall, grid, card, quiz, past, scene, exam, persona, drill, chat)
+_LADDER = (
+    echo,
+    entry,
+    pair,
+    recall,
+    grid,
+    card,
+    quiz,
+    past,
+    scene,
+    exam,
+    persona,
+    best,
+    traits,
+    viva,
+    duel,
+    drill,
+    chat,
+)
 KINDS = {kind.__name__: kind for kind in _LADDER}
 """Every kind of text, from the simplest."""

@@ -41,11 +41,12 @@ def whole(parts: Anatomy, source: Recording, target: Recording, positions: str) 
 
 
 def itself(parts: Anatomy, target: Recording, kinds: list[str], layer: int, positions: str) -> pd.DataFrame:
-    """One layer's components given their own activations, for one tree (another one in each layer).
+    """One layer's components given their own activations, for one prompt (another one in each layer).
 
     One row per kind, run twice: without patches, and patched with what that very row computed. Rows of one batch may
     be rounded differently (a matrix product's last rows take another path); a row and itself may not."""
-    tree = target.trees[layer % len(target.trees)]
+    target = target.select([layer % len(target.delta)])
+    [tree] = target.trees
     base, encoded, only = target.at(tree.nodes), target.encoded.pick(tree.prompts), positions == "decision"
     kept: dict[str, torch.Tensor] = {}
     before = run(parts, tree, base, [[] for _ in kinds], layer, only, kept)
