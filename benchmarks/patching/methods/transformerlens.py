@@ -12,7 +12,7 @@ from transformer_lens import patching
 from transformer_lens.model_bridge import TransformerBridge
 
 BATCH = int(os.environ.get("BENCH_PEER_BATCH", "5"))
-"""Prompts a forward, of similar length: on a CPU the fastest of 1, 5 and 15."""
+"""Prompts a forward, of similar length."""
 
 
 def _head(activation, index, clean):

@@ -102,6 +102,7 @@ def personas(model, tokenizer, n: int = 160, seed: int = 0) -> pd.DataFrame:
     return frame.assign(p_act=np.exp(answer_scores(model, tokenizer, chats)["logp"].to_numpy()))
 
 
+@torch.no_grad()
 def implied_personas(model, tokenizer, labels=("action1", "action2"), seed: int = 0) -> pd.DataFrame:
     """How far a persona that is only implied moves the choice: the scenario prompts after a greeting, or with a note,
     in that persona's voice. Columns persona ("none" for a plain greeting), how, scenario, p_defect, p_defect_alone."""
