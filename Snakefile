@@ -1,4 +1,5 @@
-"""The order of work, and the only place that knows it: twelve training runs, one executed notebook a chapter, the site.
+"""The order of work, and the only place that knows it: twelve training runs, four pairs of models patched, one executed
+notebook a chapter, the site.
 
 A job runs again when its inputs change or when one of its two parameters does: `code`, a hash over the rewired modules
 that its notebook imports, and `profile`, the values of the profile keys that this code reads (tools/stale.py). Notebooks
@@ -39,16 +40,29 @@ CHAPTERS = {
     "04_decisions": {"runs": True, "tables": ["04_decisions", "04_decisions_agreement", "04_decisions_distances"]},
     "05_behaviour": {"runs": True, "tables": ["05_behaviour", "05_behaviour_tournament", "05_behaviour_regret",
                                               "05_behaviour_summary"]},
-}
+    "06_logit_lens": {"runs": True, "tables": ["06_logit_lens", "06_logit_lens_stabilization",
+                                               "06_logit_lens_distances"]},
+    "07_attribution": {"runs": True, "tables": ["07_attribution", "07_attribution_closure", "07_attribution_change",
+                                                "07_attribution_distances"]},
+    "08_patching": {"runs": True, "pairs": True,
+                    "tables": ["08_patching", "08_patching_layers", "08_patching_directions"]},
+}  # fmt: skip
 RUN_FILES = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "run.json",
              "log.parquet", "decisions.parquet", "policy.parquet"]  # fmt: skip
+PAIRS = [f"{source}-{P.patching.seed}-to-{target}-{P.patching.seed}" for source, target in P.patching.pairs
+         if {source, target} <= set(P.training.variants)]  # fmt: skip
+PAIR_FILES = ["patches.parquet", "controls.parquet", "sets.parquet", "circuits.parquet", "screen.parquet"]
 PAGES = sorted(str(file) for file in Path("book").rglob("*") if file.is_file())
 
 BASE = [str(file) for file in sorted(Path(P.model.path).glob("*")) if file.is_file()]
 BASE_HASH = stale.file_hash(map(Path, BASE))
 TRAIN = Path("notebooks/runs/train.ipynb")
-# The lists of variants and seeds decide which runs there are, not what one run is.
+PAIR = Path("notebooks/runs/patch_pair.ipynb")
+# The lists of variants, seeds and pairs decide which runs and pairs there are, not what one of them is.
 TRAIN_KEYS = stale.keys(P, stale.reads([ROOT / TRAIN], ROOT) - {"training.variants", "training.seeds"})
+PAIR_KEYS = stale.keys(
+    P, stale.reads([ROOT / PAIR], ROOT) - {"training.variants", "training.seeds", "patching.pairs", "patching.seed"}
+)
 
 
 rule book:
@@ -56,6 +70,7 @@ rule book:
     input:
         "_build/html/.built",
         [f"{R}/runs/{run}/{file}" for run in RUNS for file in RUN_FILES],
+        [f"{R}/pairs/{pair}/{file}" for pair in PAIRS for file in PAIR_FILES],
         [f"{R}/notebooks/{name}.ipynb" for name in CHAPTERS],
         [f"{R}/tables/{table}.parquet" for about in CHAPTERS.values() for table in about["tables"]],
 
@@ -76,6 +91,26 @@ rule train:
     shell: RUN + " -p variant={wildcards.variant} -p seed={wildcards.seed}"
 
 
+rule patch_pair:
+    input:
+        notebook=ancient(PAIR),
+        base=ancient(BASE),
+        source=[f"{R}/runs/{{source}}-{{source_seed}}/{file}" for file in RUN_FILES],
+        target=[f"{R}/runs/{{target}}-{{target_seed}}/{file}" for file in RUN_FILES],
+    output:
+        [f"{R}/pairs/{{source}}-{{source_seed}}-to-{{target}}-{{target_seed}}/{file}" for file in PAIR_FILES],
+        notebook=f"{R}/notebooks/runs/{{source}}-{{source_seed}}-to-{{target}}-{{target_seed}}.ipynb",
+    wildcard_constraints: source="[a-z_]+", target="[a-z_]+", source_seed="[0-9]+", target_seed="[0-9]+"
+    params:
+        base=BASE_HASH,
+        profile=PAIR_KEYS,
+        code=stale.code_hash([ROOT / PAIR], ROOT),
+    threads: P.threads
+    shell:
+        RUN + " -p source={wildcards.source} -p source_seed={wildcards.source_seed}"
+        " -p target={wildcards.target} -p target_seed={wildcards.target_seed}"
+
+
 for name, about in CHAPTERS.items():
     rule:
         name: f"chapter_{name}"
@@ -83,6 +118,7 @@ for name, about in CHAPTERS.items():
             notebook=f"notebooks/{name}.ipynb",
             base=ancient(BASE),
             runs=[f"{R}/runs/{run}/{file}" for run in RUNS for file in RUN_FILES] if about["runs"] else [],
+            pairs=[f"{R}/pairs/{pair}/{file}" for pair in PAIRS for file in PAIR_FILES] if about.get("pairs") else [],
         output:
             notebook=f"{R}/notebooks/{name}.ipynb",
             tables=[f"{R}/tables/{table}.parquet" for table in about["tables"]],

@@ -17,8 +17,11 @@ CHAPTERS = {
     "03_prompts": {"label_pairs": [["action1", "action2"], ["red", "green"]]},
     "04_decisions": {},
     "05_behaviour": {"plays": 20, "rounds": 4},
+    "06_logit_lens": {"per_scenario": 1},
+    "07_attribution": {"per_scenario": 1},
+    "08_patching": {"few": 1},
 }
-NOTEBOOKS = [*CHAPTERS, "runs/train"]
+NOTEBOOKS = [*CHAPTERS, "runs/train", "runs/patch_pair"]
 LITTLE = ["training.episodes=8", "training.batch_size=20", "training.checkpoint_every=8", "decisions.samples=40"]
 GLUE = re.compile(r"\{glue(?::(?P<kind>\w+))?\}(?:`(?P<role>[^`]+)`| +(?P<directive>\S+))")
 
@@ -92,6 +95,14 @@ def results(tmp_path_factory):
 
 
 @pytest.fixture
+def pairs(kernel, tmp_path):
+    """The patched pairs of the profile, for the chapter that gathers them; made once."""
+    for source, target in profiles.load("ci", LITTLE).patching.pairs:
+        if not (kernel / "results" / "ci" / "pairs" / f"{source}-1-to-{target}-1" / "screen.parquet").is_file():
+            run("runs/patch_pair", tmp_path, source=source, target=target)
+
+
+@pytest.fixture
 def kernel(results, monkeypatch):
     """The environment a notebook's kernel gets."""
     for name, value in profiles.environment(profiles.load("ci")).items():
@@ -115,7 +126,9 @@ def outputs(executed: dict) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_a_chapter_runs_alone(name, kernel, tmp_path):
+def test_a_chapter_runs_alone(name, kernel, tmp_path, request):
+    if name == "08_patching":
+        request.getfixturevalue("pairs")
     executed = run(name, tmp_path, **CHAPTERS[name])
     written = kernel / "results" / "ci"
     assert (written / "tables" / f"{name}.parquet").is_file()

@@ -35,6 +35,23 @@ PLAYED = pd.DataFrame(
         for answer in ("C after C", "D after C", "D after D", "illegal")
     ]
 )  # fmt: skip
+
+
+DEEP = pd.DataFrame(
+    [
+        {"model": m, "seed": s, "scenario": c, "position": p, "depth": d, "layer": d, "head": h}
+        for m in MODELS for s in (1, 2) for c in ("CC_continue", "DD_trapped") for p in ("early", "late")
+        for d in range(3) for h in range(2)
+    ]
+)  # fmt: skip
+DEEP["delta"] = RANDOM.normal(size=len(DEEP))
+PATCHES = pd.DataFrame(
+    [
+        {"pair": p, "component": f"L{k}_MLP", "kind": kind, "size": 2**k, "effect": RANDOM.normal(), "back": 0.1}
+        for p in ("A → B", "B → A") for k in range(4) for kind in ("head", "MLP", "attention layer")
+    ]
+)  # fmt: skip
+KINDS = ["within a variant", "between variants"]
 OPTIMUM = {name: games.REWARDS[name].optimum for name in ("strategic", "deontological", "utilitarian", "hybrid")}
 
 FIGURES = {
@@ -87,6 +104,30 @@ FIGURES = {
         0.1,
     ),
     "distances, one seed": lambda: plots.distances(pd.DataFrame(columns=["pair", "kind", "distance"]), float("nan")),
+    "strips": lambda: plots.strips(DEEP, "scenario", "delta", "delta"),
+    "strips, one value each": lambda: plots.strips(
+        DEEP.drop_duplicates(["model", "depth"]), "depth", "delta", "delta", zero=False
+    ),
+    "trajectories": lambda: plots.trajectories(DEEP, row="model"),
+    "trajectories, all models in a panel": lambda: plots.trajectories(DEEP, row="position"),
+    "heatmap": lambda: plots.heatmap(DEEP, "model", "scenario", "delta", "delta", panel="position", columns=1),
+    "heatmap, many cells": lambda: plots.heatmap(DEEP, "layer", "head", "delta", "d", panel="model", columns=3),
+    "heatmap, all zero and one missing": lambda: plots.heatmap(
+        pd.DataFrame({"r": ["a", "a", "b"], "c": ["x", "y", "x"], "v": [0.0, 0.0, 0.0]}), "r", "c", "v", "value"
+    ),
+    "bars_by_layer": lambda: plots.bars_by_layer(DEEP, "scenario", "delta", "delta"),
+    "gap_by_depth": lambda: plots.gap_by_depth(
+        pd.DataFrame(
+            [{"pair": k, "kind": k, "depth": d, "distance": d / 3} for k in KINDS for d in range(3) for _ in "ab"]
+        ),
+        "gap",
+    ),
+    "gap_by_depth, one seed": lambda: plots.gap_by_depth(
+        pd.DataFrame({"pair": "a – b", "kind": KINDS[1], "depth": [0, 1], "distance": [0.0, 1.0]}), "gap"
+    ),
+    "steps": lambda: plots.steps(PATCHES, "size", "effect", "kind", "pair", "k", "share", doubling=True),
+    "scatter": lambda: plots.scatter(PATCHES, "effect", "back", "kind", "x", "y", panel="pair", shade=True),
+    "scatter, one panel": lambda: plots.scatter(PATCHES, "effect", "back", "kind", "x", "y", diagonal=True),
 }
 
 

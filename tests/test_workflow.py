@@ -32,6 +32,10 @@ if notebook.name == "train.ipynb":
     names = "run.json log.parquet decisions.parquet policy.parquet".split()
     files = [run / name for name in names]
     files += [run / "adapter" / name for name in ("adapter_config.json", "adapter_model.safetensors")]
+elif notebook.name == "patch_pair.ipynb":
+    pair = "{source}-{source_seed}-to-{target}-{target_seed}".format(**given)
+    names = "patches controls sets circuits screen".split()
+    files = [results / "pairs" / pair / f"{name}.parquet" for name in names]
 else:
     code = "".join("".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"])
     files = [results / "tables" / f"{t}.parquet" for t in re.findall(r'TABLES / "([^"]+)[.]parquet"', code)]
@@ -47,8 +51,10 @@ Path("_build/html").mkdir(parents=True, exist_ok=True)
 Path("_build/html/.built").touch()
 """
 CHAPTERS = {"01_pocket", "02_training", "03_prompts", "04_decisions", "05_behaviour"}
+CHAPTERS |= {"06_logit_lens", "07_attribution", "08_patching"}
 USING_RUNS = CHAPTERS - {"01_pocket"}
 RUNS = {f"{variant}-1" for variant in ("strategic", "deontological", "utilitarian", "hybrid")}
+PAIRS = {"deontological-1-to-utilitarian-1"}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def repository(tmp_path_factory):
     (folder / "models" / "pocket" / "config.json").write_text("{}")
     (folder / "lib" / "rewired" / "__main__.py").write_text(STAND_IN)
     (folder / "tools" / "build_site.py").write_text(SITE)
-    assert built(folder) == RUNS | CHAPTERS
+    assert built(folder) == RUNS | PAIRS | CHAPTERS
     return folder
 
 
@@ -101,19 +107,19 @@ def test_a_parameter_repeats_what_reads_it(repository):
 def test_a_training_parameter_retrains(repository):
     profile = repository / "config" / "ci.yaml"
     edited(profile, "training:\n", "training:\n  kl: 0.123\n")
-    assert built(repository) == RUNS | USING_RUNS
+    assert built(repository) == RUNS | PAIRS | USING_RUNS
 
 
 def test_an_edit_repeats_what_it_can_change(repository):
     library = repository / "lib" / "rewired"
     (library / "plots.py").write_text((library / "plots.py").read_text() + "\nMORE = 1\n")
-    assert built(repository) == CHAPTERS, "plots retrains nothing"
+    assert built(repository) == CHAPTERS, "plots retrains nothing and patches no pair"
     (library / "games.py").write_text((library / "games.py").read_text() + "\n# a remark\n")
     assert built(repository) == set(), "a comment changes nothing"
     source = (library / "games.py").read_text()
     body = re.search(r'@reward\(\s*"utilitarian".*?\n    return ([^\n]+)', source, re.S)
     edited(library / "games.py", f"return {body[1]}", f"return 2 * ({body[1]})")
-    assert built(repository) == {"utilitarian-1"} | CHAPTERS, "an edited reward retrains its variant"
+    assert built(repository) == {"utilitarian-1"} | PAIRS | CHAPTERS, "an edited reward retrains its variant"
 
 
 def test_prose_of_a_notebook_repeats_that_notebook_and_no_training(repository):
@@ -170,6 +176,8 @@ def test_a_second_build_waits_for_the_first(repository):
         (["--set", "prompts.game=poker"], "'poker'"),
         (["--set", "training.opponent=nobody"], "'nobody'"),
         (["--set", "training.wordings=[rhyme]"], "'rhyme'"),
+        (["--set", "patching.pairs=[[strategic,kantian]]"], "'kantian'"),
+        (["--set", "patching.seed=7"], "'7'"),
         (["--set", "prompts.labels=[go,gone]"], "go"),
         (["--set", "chapters={99_none:{}}"], "'99_none'"),
     ],

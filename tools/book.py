@@ -29,6 +29,16 @@ def check(profile: profiles.Profile) -> None:
     games.get_game(profile.prompts.game)
     games.get_opponent(profile.training.opponent)
     prompts.Labels(*profile.prompts.labels)
+    for variant in {name for pair in profile.patching.pairs for name in pair}:
+        games.get_reward(variant)
+    if not any(set(pair) <= set(profile.training.variants) for pair in profile.patching.pairs):
+        raise RewiredError(
+            f"None of the pairs in patching.pairs of profile {profile.name!r} has both its models among the trained "
+            f"variants {', '.join(profile.training.variants)}. Name one, for example "
+            f'SET="patching.pairs=[[{profile.training.variants[0]},{profile.training.variants[-1]}]]".'
+        )
+    if profile.patching.seed not in profile.training.seeds:
+        raise choice("seed in patching.seed:", str(profile.patching.seed), map(str, profile.training.seeds))
     for chapter in profile.chapters:
         if not (ROOT / "notebooks" / f"{chapter}.ipynb").is_file():
             raise choice("chapter", chapter, [file.stem for file in (ROOT / "notebooks").glob("*.ipynb")])

@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 from IPython.display import HTML, SVG
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from rewired.profiles import atomic_path
 
@@ -33,6 +35,9 @@ OTHERS = ("#332288", "#117733", "#999933", "#882255")
 """Colours and markers of anything that is not a model, in this order."""
 OTHER_MARKERS = ("o", "s", "^", "D")
 INK, PALE = "#222222", "#d9d9d9"
+TOWARD = LinearSegmentedColormap.from_list("toward", ["#004f86", "#7fb3d9", "#ffffff", "#f0a878", "#a34400"])
+"""Blue for cooperation, white for neither, orange for defection."""
+SIZE = LinearSegmentedColormap.from_list("size", ["#ffffff", "#b9a3d3", "#4b2a7b"])
 WIDTH = 6.4
 """Inches. Two panels side by side still read at 390 pixels."""
 
@@ -136,7 +141,7 @@ def _legend(figure: Figure, axes: Axes, **options) -> None:
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
     """Name the rows of a horizontal plot, first one on top."""
-    axes.set_yticks(range(len(names)), [n.replace("_", " ") for n in names])
+    axes.set_yticks(range(len(names)), [str(n).replace("_", " ") for n in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     for line in range(1, len(names)):
@@ -215,24 +220,46 @@ def dumbbells(frame: pd.DataFrame, xlabel: str = "p_defect") -> Figure:
 # --- choices -------------------------------------------------------------------------------------------------------
 
 
+def _clouds(axes: Axes, frame: pd.DataFrame, row: str, value: str, series: str, spread: float = 0.36) -> list[str]:
+    """Small points for single values, a large one for their mean, per row and series; returns the series."""
+    rows, names = list(dict.fromkeys(frame[row])), _present(frame[series], MODELS)
+    offsets = np.linspace(-spread, spread, len(names)) if len(names) > 1 else [0.0]
+    for name, offset in zip(names, offsets, strict=True):
+        style = _style(name, names)
+        for place, where in enumerate(rows):
+            values = frame.loc[(frame[series] == name) & (frame[row] == where), value].to_numpy()
+            axes.scatter(values, np.full(len(values), place + offset), s=9, alpha=0.35, linewidths=0, **style)
+            if len(values):
+                axes.scatter(values.mean(), place + offset, s=46, edgecolor="white", linewidth=0.6, zorder=3, **style)
+        axes.scatter([], [], s=46, label=name, **style)
+    _rows(axes, rows)
+    return names
+
+
 @look
 def by_scenario(frame: pd.DataFrame, row: str = "scenario") -> Figure:
     """p_defect per scenario. Columns ``model``, ``scenario`` (or the column named by ``row``), ``p_defect``, one row
     a prompt; small points are prompts, large ones their mean."""
-    rows, models = list(dict.fromkeys(frame[row])), _present(frame["model"], MODELS)
-    figure, (axes,) = _panels(1, height=(0.19 * len(models) + 0.3) * len(rows) + 0.4)
-    offsets = np.linspace(-0.36, 0.36, len(models)) if len(models) > 1 else [0.0]
-    for model, offset in zip(models, offsets, strict=True):
-        style = _style(model, models)
-        for place, name in enumerate(rows):
-            values = frame.loc[(frame["model"] == model) & (frame[row] == name), "p_defect"].to_numpy()
-            axes.scatter(values, np.full(len(values), place + offset), s=9, alpha=0.35, linewidths=0, **style)
-            if len(values):
-                axes.scatter(values.mean(), place + offset, s=46, edgecolor="white", linewidth=0.6, zorder=3, **style)
-        axes.scatter([], [], s=46, label=model, **style)
-    _rows(axes, rows)
+    figure, (axes,) = _panels(1, height=(0.19 * frame["model"].nunique() + 0.3) * frame[row].nunique() + 0.4)
+    models = _clouds(axes, frame, row, "p_defect", "model")
     _probability(axes)
     if len(models) > 1:
+        _legend(figure, axes)
+    return figure
+
+
+@look
+def strips(frame: pd.DataFrame, row: str, value: str, xlabel: str, series: str = "model", zero: bool = True) -> Figure:
+    """Values of any size per row. Columns ``row``, ``series``, ``value``: small points are single rows of the frame,
+    large ones their mean; ``zero`` marks 0. Rows are narrow where there is one value for each."""
+    narrow = frame.groupby([row, series]).size().max() == 1
+    height = 0.3 if narrow else 0.13 * frame[series].nunique() + 0.16
+    figure, (axes,) = _panels(1, height=height * frame[row].nunique() + 0.5)
+    names = _clouds(axes, frame, row, value, series, 0.2 if narrow else 0.36)
+    if zero:
+        axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_xlabel(xlabel)
+    if len(names) > 1:
         _legend(figure, axes)
     return figure
 
@@ -479,23 +506,44 @@ def matrix(
 
 
 @look
+def scatter(
+    frame: pd.DataFrame, x: str, y: str, series: str, xlabel: str, ylabel: str, panel: str | None = None,
+    shade: bool = False, diagonal: bool = False,
+) -> Figure:  # fmt: skip
+    """Two readings of the same things against each other. Columns ``x``, ``y``, ``series`` (colour and marker) and
+    optionally ``panel``; ``shade`` marks the quadrants of opposite sign, ``diagonal`` the line where both are equal."""
+    panels = [None] if panel is None else list(dict.fromkeys(frame[panel]))
+    figure, axes = _panels(len(panels), height=3.9 if len(panels) == 1 else 2.6, sharex=True, sharey=True)
+    names = _present(frame[series], MODELS)
+    for ax, where in zip(axes, panels, strict=True):
+        own = frame if where is None else frame[frame[panel] == where]
+        for name in names:
+            part = own[own[series] == name]
+            ax.scatter(part[x], part[y], s=20, alpha=0.75, linewidths=0, label=name, **_style(name, names))
+        ax.margins(0.08)
+        ax.set_title("" if where is None else str(where), fontsize=9.5)
+    limits = (axes[0].get_xlim(), axes[0].get_ylim())
+    (left, right), (low, high) = ((min(a, -0.05 * b), max(b, -0.05 * a)) for a, b in limits)  # 0 is always inside
+    for ax in axes:
+        if shade:
+            ax.fill_between([left, 0], 0, high, color=PALE, alpha=0.5, linewidth=0, zorder=0)
+            ax.fill_between([0, right], low, 0, color=PALE, alpha=0.5, linewidth=0, zorder=0)
+        if diagonal:
+            ax.axline((0, 0), slope=1, color=INK, linewidth=0.7, linestyle=":")
+        ax.axhline(0, color=INK, linewidth=0.8)
+        ax.axvline(0, color=INK, linewidth=0.8)
+        ax.set(xlim=(left, right), ylim=(low, high))
+    figure.supxlabel(xlabel, fontsize=10.5)
+    figure.supylabel(ylabel, fontsize=10.5)
+    _legend(figure, axes[0])
+    return figure
+
+
+@look
 def two_metrics(frame: pd.DataFrame, x: str, y: str, xlabel: str, ylabel: str) -> Figure:
     """Two readings of the same prompts against each other. Columns ``model``, ``x``, ``y`` (logit differences);
     shaded where the two disagree about the choice."""
-    figure, (axes,) = _panels(1, height=3.9)
-    models = _present(frame["model"], MODELS)
-    for model in models:
-        part = frame[frame["model"] == model]
-        axes.scatter(part[x], part[y], s=20, alpha=0.75, linewidths=0, label=model, **_style(model, models))
-    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    left, right, low, high = min(left, -0.5), max(right, 0.5), min(low, -0.5), max(high, 0.5)
-    axes.fill_between([left, 0], 0, high, color=PALE, alpha=0.5, linewidth=0, zorder=0)
-    axes.fill_between([0, right], low, 0, color=PALE, alpha=0.5, linewidth=0, zorder=0)
-    axes.axhline(0, color=INK, linewidth=0.8)
-    axes.axvline(0, color=INK, linewidth=0.8)
-    axes.set(xlim=(left, right), ylim=(low, high), xlabel=xlabel, ylabel=ylabel)
-    _legend(figure, axes)
-    return figure
+    return scatter(frame, x, y, "model", xlabel, ylabel, shade=True)
 
 
 @look
@@ -519,7 +567,11 @@ def agreement(frame: pd.DataFrame, series: str = "model", title: str = "") -> Fi
 
 
 @look
-def distances(frame: pd.DataFrame, yardstick: float) -> Figure:
+def distances(
+    frame: pd.DataFrame,
+    yardstick: float,
+    xlabel: str = "mean difference in p_defect over the scenario prompts",
+) -> Figure:
     """Distances between runs. Columns ``pair`` (row), ``kind`` (``within a variant`` or ``between variants``),
     ``distance``; small points are pairs of runs, the large one their mean, the line ``yardstick`` the largest
     distance within a variant."""
@@ -534,8 +586,177 @@ def distances(frame: pd.DataFrame, yardstick: float) -> Figure:
     axes.axvline(yardstick, color=INK, linewidth=1, linestyle="--", label="largest within")
     _rows(axes, rows)
     axes.set_xlim(left=0)
-    axes.set_xlabel("mean difference in p_defect over the scenario prompts")
+    axes.set_xlabel(xlabel)
     _legend(figure, axes, ncols=3)
+    return figure
+
+
+# --- inside the model ------------------------------------------------------------------------------------------------
+
+
+def _short(name: str) -> str:
+    """A scenario in two short lines, any other name in words."""
+    state, sep, rest = str(name).partition("_")
+    return f"{state}\n{rest}" if sep and len(state) == 2 else str(name).replace("_", " ")
+
+
+@look
+def trajectories(frame: pd.DataFrame, row: str, column: str = "scenario") -> Figure:
+    """Delta over depth, a grid of ``row`` by ``column``. Columns ``depth``, ``delta``, ``model``, ``seed`` and these
+    two, one row a prompt: one thin line a run (the mean of its prompts), the mean of a model's runs thick, and, where a
+    panel holds one model, a band over its prompts and runs."""
+    rows, columns = (_present(frame[name], MODELS) for name in (row, column))
+    height = (1.05 if len(rows) > 3 else 1.7) * len(rows) + 0.8
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    grid = figure.subplots(
+        len(rows), len(columns), squeeze=False, sharex=True, sharey=True if row == "model" else "row"
+    )
+    for (i, r), (j, c) in [(a, b) for a in enumerate(rows) for b in enumerate(columns)]:
+        ax, part = grid[i, j], frame[(frame[row] == r) & (frame[column] == c)]
+        models = _present(part["model"], MODELS)
+        for model in models:
+            own, style = part[part["model"] == model], _style(model, models)
+            if len(models) == 1:
+                low, high = (own.groupby("depth")["delta"].agg(end) for end in ("min", "max"))
+                ax.fill_between(low.index, low, high, color=style["color"], alpha=0.18, linewidth=0)
+            runs = own.pivot_table(index="depth", columns="seed", values="delta")
+            ax.plot(runs.index, runs.to_numpy(), color=style["color"], linewidth=0.6, alpha=0.6)
+            every = max(1, len(runs) // 4)
+            ax.plot(runs.index, runs.mean(axis=1), linewidth=1.5, markersize=3.5, markevery=every, label=model, **style)
+        ax.axhline(0, color=INK, linewidth=0.7)
+        ax.tick_params(labelsize=8.5)
+        if i == 0:
+            ax.set_title(_short(c), fontsize=9, loc="center")
+        if j == 0:
+            ax.set_ylabel(_short(r), fontsize=9, color=COLOURS.get(r, INK))
+    figure.supxlabel("depth (layers passed)", fontsize=10)
+    figure.supylabel("Δ by the lens (logits)", fontsize=10)
+    if row != "model":
+        _legend(figure, grid[0, 0])
+    return figure
+
+
+@look
+def heatmap(
+    frame: pd.DataFrame, row: str, column: str, value: str, label: str, panel: str | None = None, decimals: int = 1,
+    columns: int = 2, reach: float | None = None,
+) -> Figure:  # fmt: skip
+    """Cells of mean ``value`` by ``row`` and ``column``, in the order in which they appear, one panel for each value of
+    ``panel``. Blue is below 0 (cooperation), orange above, violet where nothing is below 0; ``reach`` is the value of
+    the full colour (default: the largest cell). Cells carry their number where there is room."""
+    names = [None] if panel is None else _present(frame[panel], MODELS)
+    parts = [frame if name is None else frame[frame[panel] == name] for name in names]
+    cells = [
+        p.pivot_table(index=row, columns=column, values=value, sort=False, observed=True, dropna=False) for p in parts
+    ]
+    across = min(columns, len(cells))
+    numbers = max(c.shape[1] for c in cells) * across <= 12
+    most = max(c.shape[0] for c in cells)
+    figure, axes = _panels(len(cells), height=(0.27 if numbers else 0.21) * most + 0.75, columns=across)
+    least = min(float(np.nanmin(c.to_numpy(dtype=float))) for c in cells)
+    colours, bottom = (TOWARD, -1) if least < 0 else (SIZE, 0)
+    reach = reach or max(max(float(np.nanmax(np.abs(c.to_numpy(dtype=float)))) for c in cells), 1e-9)
+    for ax, name, cell in zip(axes, names, cells, strict=True):
+        values = cell.to_numpy(dtype=float)
+        image = ax.imshow(values, cmap=colours, vmin=bottom * reach, vmax=reach, aspect="auto")
+        ax.set_xticks(range(cell.shape[1]), [_short(c) for c in cell.columns], fontsize=8.5)
+        ax.set_yticks(range(cell.shape[0]), [str(r).replace("_", " ") for r in cell.index], fontsize=8.5)
+        if not ax.get_subplotspec().is_first_col() and list(cell.index) == list(cells[0].index):
+            ax.tick_params(labelleft=False)
+        ax.grid(visible=False)
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+        longest = max(len(line) for c in cell.columns for line in _short(c).split("\n"))
+        if longest * cell.shape[1] * across > 64:
+            ax.tick_params(axis="x", labelrotation=50)
+            for tick in ax.get_xticklabels():
+                tick.set(ha="right", rotation_mode="anchor")
+        if not numbers:
+            ax.set_ylabel(row if ax.get_subplotspec().is_first_col() else "", fontsize=9)
+            ax.set_xlabel(column, fontsize=9)
+        if name is not None:
+            ax.set_title(_short(name), fontsize=9.5)
+        for (i, j), number in np.ndenumerate(values) if numbers else ():
+            pale = abs(number) < 0.65 * reach
+            text = "–" if np.isnan(number) else f"{round(number, decimals) + 0:.{decimals}f}"
+            ax.text(j, i, text, ha="center", va="center", fontsize=8.5, color=INK if pale else "white")
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.7, aspect=35, pad=0.02)
+    bar.set_label(label, fontsize=9.5)
+    bar.locator = MaxNLocator(5)
+    bar.outline.set_visible(False)
+    return figure
+
+
+@look
+def bars_by_layer(frame: pd.DataFrame, panel: str, value: str, ylabel: str) -> Figure:
+    """Grouped bars over layers, one colour a model, one panel for each value of ``panel``. Columns ``model``,
+    ``layer``, ``value`` and ``panel``, one row a bar."""
+    names, models = list(dict.fromkeys(frame[panel])), _present(frame["model"], MODELS)
+    figure, axes = _panels(len(names), height=1.9, sharex=True, sharey=True)
+    width = 0.8 / len(models)
+    layers = sorted(frame["layer"].unique())
+    for ax, name in zip(axes, names, strict=True):
+        for k, model in enumerate(models):
+            part = frame[(frame[panel] == name) & (frame["model"] == model)]
+            x = part["layer"] + (k - (len(models) - 1) / 2) * width
+            ax.bar(x, part[value], width=width, color=COLOURS.get(model, OTHERS[k % len(OTHERS)]), label=model)
+        ax.axhline(0, color=INK, linewidth=0.7)
+        ax.set_title(str(name).replace("_", " "))
+        ax.grid(axis="x", visible=False)
+        ax.set_xticks(layers[:: max(1, len(layers) // 8)])
+        ax.tick_params(labelbottom=True)
+    figure.supxlabel("layer", fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+    _legend(figure, axes[0])
+    return figure
+
+
+@look
+def steps(
+    frame: pd.DataFrame, x: str, value: str, series: str, panel: str, xlabel: str, ylabel: str, doubling: bool = False
+) -> Figure:
+    """Means along ``x`` with the range as a band. Columns ``x``, ``value``, ``series`` (one line each) and ``panel``.
+    ``doubling`` spaces powers of two evenly; 0 (nothing) and 1 (the source's decision) are marked."""
+    names, kinds = list(dict.fromkeys(frame[panel])), list(dict.fromkeys(frame[series]))
+    figure, axes = _panels(len(names), height=2.2, sharex=True, sharey=True)
+    for ax, name in zip(axes, names, strict=True):
+        for kind in kinds:
+            part, style = frame[(frame[panel] == name) & (frame[series] == kind)].groupby(x)[value], _style(kind, kinds)
+            middle = part.mean()
+            ax.fill_between(middle.index, part.min(), part.max(), color=style["color"], alpha=0.18, linewidth=0)
+            ax.plot(middle.index, middle, linewidth=1.6, markersize=4, label=kind, **style)
+        for level in (0, 1):
+            ax.axhline(level, color=INK, linewidth=0.7, linestyle=":" if level else "-")
+        ax.set_title(str(name), fontsize=9.5)
+        if doubling:
+            ax.set_xscale("log", base=2)
+            ax.xaxis.set_major_formatter("{x:.0f}")
+    figure.supxlabel(xlabel, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+    _legend(figure, axes[0])
+    return figure
+
+
+@look
+def gap_by_depth(frame: pd.DataFrame, ylabel: str) -> Figure:
+    """Distances between runs, depth by depth. Columns ``depth``, ``pair``, ``kind`` (``within a variant`` or
+    ``between variants``), ``distance``, one row a pair of runs: a line for the mean of each pair of variants, a grey
+    area up to the largest distance within a variant."""
+    figure, (axes,) = _panels(1, height=3.4)
+    within = frame[frame["kind"] == "within a variant"].groupby("depth")["distance"].max()
+    between = frame[frame["kind"] == "between variants"]
+    if len(within):
+        axes.fill_between(within.index, 0, within, color=PALE, linewidth=0, label="largest within a variant")
+    styles = ("-", "--", ":")
+    for k, (pair, part) in enumerate(between.groupby("pair", sort=False)):
+        mean, colour = part.groupby("depth")["distance"].mean(), OTHERS[k % len(OTHERS)]
+        marker = OTHER_MARKERS[k % len(OTHERS)]
+        every = max(1, len(mean) // 8)
+        line = styles[k // len(OTHERS) % len(styles)]
+        axes.plot(mean.index, mean, line, color=colour, marker=marker, markersize=4, markevery=every, label=pair)
+    axes.set(xlabel="depth (layers passed)", ylabel=ylabel)
+    axes.set_ylim(bottom=0)
+    _legend(figure, axes, ncols=2)
     return figure
 
 

@@ -98,6 +98,16 @@ class Decisions(Section):
     temperature: float = Field(default=1.0, gt=0)
 
 
+class Patching(Section):
+    per_scenario: int = Field(default=12, ge=1, le=12)  # prompts of each scenario; the first three are the study's
+    seed: int = 1  # the run of each variant that is patched in full
+    pairs: tuple[tuple[str, str], ...] = Field(min_length=1, default=(  # (source, target) of the full sweeps
+        ("strategic", "deontological"), ("strategic", "utilitarian"),
+        ("deontological", "utilitarian"), ("utilitarian", "deontological"),
+    ))  # fmt: skip
+    circuits: int = Field(default=16, gt=0)  # the strongest components, from which small circuits are built
+
+
 class Profile(Section):
     """A checked profile. ``name`` is the file's name without ``.yaml`` and names the folder of its results."""
 
@@ -108,6 +118,7 @@ class Profile(Section):
     prompts: Prompts = Prompts()
     training: Training
     decisions: Decisions = Decisions()
+    patching: Patching = Patching()
     chapters: dict[str, dict[str, Any]] = {}  # parameters given to a chapter's notebook: {01_pocket: {questions: 40}}
 
 
