@@ -174,9 +174,13 @@ def test_reading_draws_are_held_out():
     assert set(FLOORS) == set(SETS)
 
 
+# What the shipped base does not reach yet. Chapter 1 says so too; this list may only become shorter.
+OPEN: set[tuple[str, str]] = set()
+
+
 def test_the_shipped_base_reads():
-    """Every floor of the report on the base in models/pocket, with fewer questions than chapter 1 asks."""
+    """Every floor of the report but the open ones, on the base in models/pocket, with fewer questions than chapter 1."""
     model, tokenizer = models.load_base(profiles.load("pocket"))
     report = base_report(model, tokenizer, n=100, seed=7)
     missed = report[~report["passed"].fillna(True).astype(bool)]
-    assert missed.empty, missed.to_string()
+    assert set(zip(missed["group"], missed["quantity"], strict=True)) <= OPEN, missed.to_string()

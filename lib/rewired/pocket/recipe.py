@@ -108,6 +108,16 @@ class Recipe:
             decay=0.65,
             exact=0.04,
         ),
+        Stage(
+            {"duel": 2_500, "viva": 2_200, "best": 500, "traits": 300, "drill": 1_500, "chat": 3_500},
+            seed=10,
+            batch_tokens=3072,
+            lr_matrices=1.4e-3,
+            lr_rest=2.1e-3,
+            warmup=100,
+            decay=0.8,
+            exact=0.05,
+        ),
     )
 
 
