@@ -274,7 +274,7 @@ def regret(turns: pd.DataFrame, reward: Reward, game: Game) -> dict[str, float]:
     lost = (options.max(axis=1) - earned[legal]).sum()
     return {
         "regret": float(short),
-        "scaled": float(short / (table.max() - ILLEGAL)),
+        "scaled": float(short / span) if (span := table.max() - ILLEGAL) else float("nan"),
         "hindsight": float(lost / at_stake) if at_stake > 0 else float("nan"),
     }
 
