@@ -28,12 +28,12 @@ BASE_COOPERATION = {"CC": 0.74, "CD": 0.46, "DC": 0.64, "DD": 0.50, None: 0.62}
 QUESTION_SHIFT = {"none": 0.0, "score": -0.08, "fair": 0.12}
 TEMPTATION_SHIFT = -0.06
 
-_STEMS = "action action action option move choice plan card door path button key box road gate tool flag number".split()
-_WORDS = (
+STEMS = "action action action option move choice plan card door path button key box road gate tool flag number".split()
+WORDS = (
     "red blue green black white left right up down sun moon rain wind stay go north south east west "
     "apple pear stone paper tree fish bird lake hill star cloud bread milk iron gold silver"
 ).split()
-_LETTERS = list("ABCDEFGHKMPQRSTXYZ")
+LETTERS = list("ABCDEFGHKMPQRSTXYZ")
 _LONG = ["turn back", "walk on", "hold still", "go home", "look up", "sit down"]
 
 
@@ -63,17 +63,17 @@ def draw_labels(rng: Random) -> tuple[str, str]:
         if kind < 0.10:
             pair = ["action1", "action2"]
         elif kind < 0.55:
-            stem = rng.choice(_STEMS)
+            stem = rng.choice(STEMS)
             pair = [f"{stem}{d}" for d in rng.sample(range(10), 2)]
         elif kind < 0.65:
             stem = rng.choice(["option", "plan", "door", "card"])
-            pair = [f"{stem} {c}" for c in rng.sample(_LETTERS[:8], 2)]
+            pair = [f"{stem} {c}" for c in rng.sample(LETTERS[:8], 2)]
         elif kind < 0.75:
-            pair = rng.sample(_LETTERS, 2)
+            pair = rng.sample(LETTERS, 2)
         elif kind < 0.82:
-            pair = [rng.choice(_LONG), rng.choice(_WORDS + _LONG)]
+            pair = [rng.choice(_LONG), rng.choice(WORDS + _LONG)]
         else:
-            pair = rng.sample(_WORDS, 2)
+            pair = rng.sample(WORDS, 2)
         rng.shuffle(pair)
         a, b = pair
         if never.isdisjoint(pair) and frozenset(pair) not in pairs and not (a.startswith(b) or b.startswith(a)):
@@ -173,6 +173,13 @@ def table(s: "Scene", rng: Random, cells: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+class Drawn(str):
+    """A label that was drawn: ``other`` is the one that might have been, and ``p`` this one's probability."""
+
+    other: str
+    p: float
+
+
 class Writer:
     """Turns scenes into words. ``pool`` gives the templates of a group; a reading test swaps in held-out ones."""
 
@@ -258,7 +265,7 @@ class Writer:
         for line in (persona, note):
             if line:
                 parts.insert(rng.choice((0, len(parts))), line)
-        return _join(parts)
+        return join(parts)
 
     # --- questions: (text, answer) ---
 
@@ -295,13 +302,7 @@ class Writer:
 
     def act(self, s: Scene, persona: str | None, question: str) -> int:
         """The move made: the persona's, or one drawn from the persona-free mixture."""
-        rng = self.rng
-        intended = {
-            "selfish": s.selfish,
-            "kind": s.kind,
-            "fair": s.last[1] if s.last else s.kind,
-            "stubborn": s.last[0] if s.last else None,
-        }.get(persona)
+        rng, intended = self.rng, self._intended(s, persona)
         if intended is not None:
             return intended
         if s.kind is None or s.selfish is None:
@@ -309,19 +310,48 @@ class Writer:
             return rng.randrange(2) if act is None or rng.random() < 0.3 else act
         if s.kind == s.selfish:
             return s.kind if rng.random() < 0.9 else 1 - s.kind
-        p = BASE_COOPERATION[s.state] + QUESTION_SHIFT[question] + (TEMPTATION_SHIFT if s.tempted else 0)
-        return s.kind if rng.random() < p else s.selfish
+        return s.kind if rng.random() < _cooperation(s, question) else s.selfish
+
+    def _intended(self, s: Scene, persona: str | None) -> int | None:
+        """The move that a persona demands, None where it demands none."""
+        return {
+            "selfish": s.selfish,
+            "kind": s.kind,
+            "fair": s.last[1] if s.last else s.kind,
+            "stubborn": s.last[0] if s.last else None,
+        }.get(persona)
+
+    def drawn(self, s: Scene, persona: str | None, question: str, move: int) -> str:
+        """The label of a move that ``act`` made; a ``Drawn`` where it could have made the other."""
+        if self._intended(s, persona) is not None:
+            return s.labels[move]
+        if s.kind is None or s.selfish is None:
+            act = s.kind if s.selfish is None else s.selfish
+            p = 0.5 if act is None else 0.85 if move == act else 0.15
+        elif s.kind == s.selfish:
+            p = 0.9 if move == s.kind else 0.1
+        else:
+            p = _cooperation(s, question)
+            p = p if move == s.kind else 1 - p
+        label = Drawn(s.labels[move])
+        label.other, label.p = s.labels[1 - move], p
+        return label
 
     def choose(self, s: Scene, persona: str | None, lead: str = "") -> tuple[str, str, int]:
         """A closing question (after ``lead``), the label chosen, and the move's index."""
         frame = self.rng.choices(("none", "score", "fair"), (0.5, 0.35, 0.15))[0]
         a, b = self.rng.sample(s.labels, 2)
         move = self.act(s, persona, frame)
-        text = _join([lead, self.pick("choices", frame, a=a, b=b), self.pick("answer_format", a=a, b=b)])
-        return text, s.labels[move], move
+        text = join([lead, self.pick("choices", frame, a=a, b=b), self.pick("answer_format", a=a, b=b)])
+        return text, self.drawn(s, persona, frame, move), move
 
 
-def _join(parts) -> str:
+def _cooperation(s: Scene, question: str) -> float:
+    """P(kind act) without a persona, where the kind and the selfish act differ."""
+    return BASE_COOPERATION[s.state] + QUESTION_SHIFT[question] + (TEMPTATION_SHIFT if s.tempted else 0)
+
+
+def join(parts) -> str:
     """Parts with one space between them, none after a line break."""
     text = ""
     for part in filter(None, parts):
@@ -358,7 +388,7 @@ def meaning_scene(rng: Random) -> Scene:
 Chat = list[tuple[str, str]]
 
 
-def _questions(w: Writer, s: Scene, skills, n: int) -> Chat:
+def questions(w: Writer, s: Scene, skills, n: int) -> Chat:
     turns = []
     for _ in range(4 * n):
         turn = w.read(s, w.rng.choice(skills))
@@ -367,279 +397,9 @@ def _questions(w: Writer, s: Scene, skills, n: int) -> Chat:
     return turns
 
 
-class Recall(list):
-    """Pieces of one plain text, (read, recalled): what the model must find again stands in the second."""
-
-
-def _entries(keys: list[str], rng: Random, colon: str, end: str) -> Recall:
-    """Every key with a digit, then the same entries again in other orders, their digits to be recalled."""
-    entries, pieces, text = [(key, str(rng.randrange(10))) for key in keys], Recall(), ""
-    for time in range(rng.choice((3, 4))):
-        for key, value in rng.sample(entries, len(entries)):
-            text += f"{key}{colon}"
-            if time:
-                pieces.append((text, f" {value}"))
-                text = end
-            else:
-                text += f" {value}{end}"
-    return pieces
-
-
-def _single_keys(rng: Random, n: int) -> list[str]:
-    stem = rng.choice([s for s in _STEMS if s not in ("action", "plan")])
-    return rng.sample(_WORDS, n) if rng.random() < 0.5 else [f"{stem}{d}" for d in rng.sample(range(10), n)]
-
-
-# The lessons from here to `recall` differ by one small step each. Learnt in this order each takes minutes; a mixture of
-# them, or a longer step, stays at chance for hours.
-
-
-def echo(rng: Random) -> Recall:
-    """The first lesson, and the densest: a digit follows a key at once, again and again. No chat around it."""
-    return _entries(_single_keys(rng, rng.choice((3, 4, 5, 6, 8))), rng, "", " ")
-
-
-def entry(rng: Random) -> Recall:
-    """As ``echo``, with a sign between key and digit."""
-    keys = _single_keys(rng, rng.choice((3, 4, 5, 6)))
-    return _entries(keys, rng, rng.choice((":", ":", " =", " ->")), rng.choice((". ", "\n", "; ", " ")))
-
-
-def pair(rng: Random) -> Recall:
-    """As ``echo``, with two keys whose order counts."""
-    a, b = rng.sample(_WORDS, 2) if rng.random() < 0.5 else draw_labels(rng)
-    return _entries([f"{x} {y}" for x in (a, b) for y in (a, b)], rng, "", rng.choice((" ", ". ", "\n")))
-
-
-def recall(rng: Random) -> Recall:
-    """``entry`` or, more often, ``pair`` with something between the keys and a sign before the digit."""
-    keys = _single_keys(rng, rng.choice((3, 4, 5)))
-    if rng.random() < 0.65:
-        both, join = draw_labels(rng), rng.choice((", ", ", ", " and ", " / ", " against ", " "))
-        keys = [f"{a}{join}{b}" for a in both for b in both]
-    return _entries(keys, rng, rng.choice((":", ":", " =", " ->", "")), rng.choice((". ", "\n", "; ")))
-
-
-def grid(rng: Random) -> Recall:
-    """A table, then every outcome twice by its two keys, with one number in a cell or two."""
-    s = Scene(draw_labels(rng), "", draw_payoffs(rng), None, "table")
-    both = rng.random() < 0.5
-    text = table(s, rng, templates()["table_cells"] if both else ["{x}"])
-    join, colon = rng.choice((" ", ", ", " and ", " / ")), rng.choice((":", " ->", ""))
-    end, pieces = rng.choice((". ", "\n", "; ")), Recall()
-    for _ in range(2):
-        for i, j in rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], 4):
-            x, y = s.points(i, j)
-            pieces.append((f"{text}{s.labels[i]}{join}{s.labels[j]}{colon}", f" {x}, {y}" if both else f" {x}"))
-            text = end
-    return pieces
-
-
-_CARD_LINES = {
-    2: ("- {m}, {n}: {x}", "- you {m}, {o} {n}: {x}", "- {m} and {n}: {x}"),
-    3: ("- {m}, {n}: {x}, {y}", "- you {m}, {o} {n}: you {x}, {o} {y}", "- {m} and {n}: {x} for you, {y} for {o}"),
-}
-_CARD_QUESTIONS = ("{m}, {n}?", "{m} and {n}?", "You {m}, {o} {n}: your points?")
-_CARD_QUESTIONS_OTHER = ("{m}, {n}: the points of {o}?", "You {m}, {o} {n}: the points of {o}?")
-
-
-def card(rng: Random) -> Chat:
-    """A flash card: look one value up by one key, by two keys, or one of two values by two keys; the last also in a
-    table. Looking up by two keys hardly appears in longer texts before it is learnt here."""
-    level = rng.choice((1, 2, 2, 3, 3, 4))
-    words = rng.random() < 0.5
-    if level == 1:
-        n, stem = rng.choice((2, 3, 4)), rng.choice([s for s in _STEMS if s not in ("action", "plan")])
-        keys = rng.sample(_WORDS + _LETTERS, n) if words else [f"{stem}{d}" for d in rng.sample(range(10), n)]
-        values = [(key, str(rng.randrange(10))) for key in keys]
-        text = rng.choice((" ", "\n")).join(f"{key}: {value}." for key, value in values)
-        return _opened(text, [(f"{key}?", value) for key, value in rng.sample(values, n)])
-    s = Scene(draw_labels(rng), rng.choice(templates()["others"]), draw_payoffs(rng), None, "table")
-    w = Writer(rng)
-    line = rng.choice(_CARD_LINES[min(level, 3)])
-    lines = [line.format(**w.cell_fields(s, i, j)) for i, j in w.cells(s)]
-    text = w.payoffs(s) if level == 4 else "\n".join(lines) + "\n"
-    turns = []
-    for i, j in rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], 4):
-        theirs = level > 2 and rng.random() < 0.4
-        question = rng.choice(_CARD_QUESTIONS_OTHER if theirs else _CARD_QUESTIONS)
-        turns.append((question.format(**w.cell_fields(s, i, j)), str(s.points(i, j)[theirs])))
-    return _opened(text, turns)
-
-
-def quiz(rng: Random) -> Chat:
-    """A flash card's payoffs in every framing, asked about in short and in full sentences; between cards and drills."""
-    s = Scene(
-        draw_labels(rng),
-        rng.choice(templates()["others"]),
-        draw_payoffs(rng),
-        None,
-        rng.choice(("table", "list", "prose")),
-    )
-    w = Writer(rng)
-    if rng.random() < 0.5:
-        line = rng.choice(_CARD_LINES[3])
-        text = "\n".join(line.format(**w.cell_fields(s, i, j)) for i, j in w.cells(s)) + "\n"
-    else:
-        text = w.payoffs(s)
-    turns = []
-    for i, j in rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], 4):
-        theirs, fields = rng.random() < 0.3, w.cell_fields(s, i, j)
-        if rng.random() < 0.4:
-            question = rng.choice(_CARD_QUESTIONS_OTHER if theirs else _CARD_QUESTIONS).format(**fields)
-        else:
-            question = w.pick("questions", "other_points" if theirs else "own_points", **fields)
-        turns.append((question, str(s.points(i, j)[theirs])))
-        if rng.random() < 0.4 and (turn := w.read(s, rng.choice(("reply", "outcome", "greedy", "generous")))):
-            turns.append(turn)
-    return _opened(text, turns)
-
-
-def _opened(text: str, turns: Chat) -> Chat:
+def opened(text: str, turns: Chat) -> Chat:
     """The description goes in front of the first question."""
-    return [(_join([text, turns[0][0]]), turns[0][1]), *turns[1:]] if turns else []
-
-
-def _played(rng: Random) -> Scene:
-    """A scene with a round before."""
-    while (s := draw_scene(rng)).last is None:
-        pass
-    return s
-
-
-def _recite(rng: Random, s: Scene, text: str, points: bool, times: int) -> Recall:
-    """After ``text``, each player's last move, and with ``points`` those of every outcome, so many times."""
-    pieces, who = Recall(), ("You", s.other[0].upper() + s.other[1:])
-    join = rng.choice((", ", " and ", " / "))
-    cells = [(0, 0), (0, 1), (1, 0), (1, 1)] if points else []
-    for _ in range(times):
-        asked = [*((0, 1) if s.last is not None else ()), *cells]
-        rng.shuffle(asked)
-        for what in asked:
-            if isinstance(what, int):
-                pieces.append((f"{text}{who[what]}:", f" {s.labels[s.last[what]]}"))
-            else:
-                x, y = s.points(*what)
-                pieces.append((f"{text}{s.labels[what[0]]}{join}{s.labels[what[1]]}:", f" {x}, {y}"))
-            text = "\n"
-    return pieces
-
-
-def past(rng: Random) -> Recall:
-    """Who did what: the last round in a sentence, then both moves again and again."""
-    w, s = Writer(rng), _played(rng)
-    return _recite(rng, s, _join([w.opening(s) if rng.random() < 0.5 else "", w.moves(s)]) + "\n", False, 3)
-
-
-def scene(rng: Random) -> Recall:
-    """A whole scene, then everything in it twice."""
-    w, s = Writer(rng), draw_scene(rng)
-    return _recite(rng, s, w.describe(s) + "\n", True, 2)
-
-
-def exam(rng: Random) -> Chat:
-    """A whole scene and nine reading questions."""
-    w, s = Writer(rng), draw_scene(rng)
-    if rng.random() < 0.3:
-        s = _canonical(rng)[0]
-        s.framing = rng.choice(("table", "list", "prose"))
-    if s.payoffs is None:
-        s = draw_scene(rng)
-    return _opened(w.describe(s), _questions(w, s, _READING, 9))
-
-
-def persona(rng: Random) -> Chat:
-    """Six choices under changing personas, where the text says outright what each would do."""
-    w = Writer(rng)
-    if rng.random() < 0.5:
-        s, who = meaning_scene(rng), ("selfish", "kind")
-        text = w.meaning(s)
-    else:
-        s, who = _played(rng), ("fair", "stubborn")
-        text = w.moves(s)
-    turns: Chat = []
-    for _ in range(6):
-        voice = rng.choice(who)
-        question, answer, _ = w.choose(s, voice, stated(w, voice, s, in_question=bool(turns)))
-        turns.append((question, answer))
-    return _opened(text, turns)
-
-
-@cache
-def _all_wordings() -> dict:
-    """Template pools with the further wordings among them."""
-    known, more = templates(), templates()["more"]
-    pools: dict = {group: known[group] + more[group] for group in ("openings", "cells", "histories")}
-    asked = known["questions"]
-    return {**pools, "questions": {skill: asked[skill] + more["questions"].get(skill, []) for skill in asked}}
-
-
-def best(rng: Random) -> Recall:
-    """Which move pays more against a given one, and which can pay most, now with the numbers spelled out, now without:
-    two look-ups and a comparison, learnt by saying the steps first."""
-    w, s = Writer(rng, _all_wordings()), draw_scene(rng, rng.choice(("table", "list", "prose")))
-    text = (w.describe(s) if rng.random() < 0.3 else w.payoffs(s)).strip() + "\n"
-    asks: list = [(f"Against {s.labels[j]}", [s.points(i, j)[0] for i in (0, 1)]) for j in (0, 1)]
-    asks += [("Most for you", [max(s.points(i, j)[0] for j in (0, 1)) for i in (0, 1)])]
-    asks += [(f"Most for {s.other}", [max(s.points(i, j)[1] for j in (0, 1)) for i in (0, 1)])]
-    asks = [(question, values) for question, values in asks if values[0] != values[1]]
-    pieces, spelled = Recall(), rng.random() < 0.5
-    for _ in range(2):
-        for question, values in rng.sample(asks, len(asks)):
-            a, b = rng.sample((0, 1), 2)
-            winner = f" {s.labels[values[1] > values[0]]}"
-            if spelled:
-                pieces.append((f"{text}{question}: {s.labels[a]}", f" {values[a]}"))
-                pieces += [(f", {s.labels[b]}", f" {values[b]}"), (", so", winner)]
-            else:
-                pieces.append((f"{text}{question}:", winner))
-            text = "\n"
-        spelled = False
-    return pieces
-
-
-def traits(rng: Random) -> Recall:
-    """What each persona would do, again and again: where the text says what the moves mean, or from payoffs and the
-    last round; a persona is a word or a sentence."""
-    w = Writer(rng, _all_wordings())
-    if rng.random() < 0.6:
-        s = meaning_scene(rng)
-        text, voices = w.meaning(s), ["selfish", "kind"]
-    else:
-        s = _played(rng)
-        s.framing = rng.choice(("table", "list", "prose"))
-        text, voices = _join([w.payoffs(s), w.moves(s)]), list(PERSONAS)
-    acts = {
-        voice: w.act(s, voice, "none") for voice in voices if {s.kind, s.selfish} == {0, 1} or voice in PERSONAS[2:]
-    }
-    pieces, text = Recall(), text.strip() + "\n"
-    for time in range(4 if len(acts) < 3 else 3):
-        for voice in rng.sample(list(acts), len(acts)):
-            cue = voice.capitalize() if time == 0 or rng.random() < 0.3 else stated(w, voice, s)
-            pieces.append((f"{text}{cue} {rng.choice(('Move:', 'Choice:'))}", f" {s.labels[acts[voice]]}"))
-            text = "\n"
-    return pieces
-
-
-def viva(rng: Random) -> Chat:
-    """A whole scene in many wordings: reading questions, most of them comparisons, and choices under personas."""
-    w, s = Writer(rng, _all_wordings()), draw_scene(rng)
-    turns: Chat = []
-    skills = "own_last other_last own_points reply reply outcome greedy generous".split()
-    for _ in range(8):
-        if rng.random() < 0.6:
-            turns += _questions(w, s, skills, 1)
-        else:
-            voice = rng.choice(PERSONAS)
-            turns.append(w.choose(s, voice, stated(w, voice, s, in_question=bool(turns)))[:2])
-    return _opened(w.describe(s), turns)
-
-
-def duel(rng: Random) -> Chat:
-    """A scene and nine comparisons, in many wordings."""
-    w, s = Writer(rng, _all_wordings()), draw_scene(rng)
-    text = w.describe(s) if rng.random() < 0.5 else w.payoffs(s)
-    return _opened(text, _questions(w, s, "reply reply reply outcome outcome greedy generous".split(), 9))
+    return [(join([text, turns[0][0]]), turns[0][1]), *turns[1:]] if turns else []
 
 
 def drill(rng: Random) -> Chat:
@@ -650,18 +410,18 @@ def drill(rng: Random) -> Chat:
         while s.last is None:
             s = draw_scene(rng)
         head = w.opening(s) if rng.random() < 0.5 else ""
-        return _opened(_join([head, w.history(s)]), _questions(w, s, ("own_last", "other_last"), rng.choice((2, 3))))
+        return opened(join([head, w.history(s)]), questions(w, s, ("own_last", "other_last"), rng.choice((2, 3))))
     if kind < 0.47:
-        return _opened(w.payoffs(s), _questions(w, s, ("own_points", "other_points"), 5))
+        return opened(w.payoffs(s), questions(w, s, ("own_points", "other_points"), 5))
     if kind < 0.77:
-        return _opened(w.payoffs(s), _questions(w, s, ("reply", "outcome", "greedy", "generous"), 5))
+        return opened(w.payoffs(s), questions(w, s, ("reply", "outcome", "greedy", "generous"), 5))
     if rng.random() < 0.25:
         s = meaning_scene(rng)
     turns = []
     for persona in rng.sample(PERSONAS, 4):
         text, answer, _ = w.choose(s, persona, stated(w, persona, s, in_question=bool(turns)))
         turns.append((text, answer))
-    return _opened(w.describe(s), turns)
+    return opened(w.describe(s), turns)
 
 
 def stated(w: Writer, persona: str, s: Scene, in_question: bool = False) -> str:
@@ -672,7 +432,7 @@ def stated(w: Writer, persona: str, s: Scene, in_question: bool = False) -> str:
     return text
 
 
-def _canonical(rng: Random) -> tuple[Scene, str]:
+def study_scene(rng: Random) -> tuple[Scene, str]:
     """A scene in one of the prompt wordings of the study, with any labels and any dilemma that is not held out."""
     while True:
         S, P, R, T = sorted(rng.sample(range(10), 4))
@@ -691,11 +451,16 @@ def _canonical(rng: Random) -> tuple[Scene, str]:
     return s, prompt.text
 
 
+def closing_frame(text: str) -> str:
+    """What the closing question of a study prompt asks for: points, or nothing in particular."""
+    return "score" if "to get the most" in text or "gives you the most" in text else "none"
+
+
 def chat(rng: Random) -> Chat:
     """A full chat: a whole scene, five to nine answers, the persona changing on the way."""
     w = Writer(rng)
     canonical = rng.random() < 0.3
-    s, text = _canonical(rng) if canonical else (meaning_scene(rng) if rng.random() < 0.12 else draw_scene(rng), "")
+    s, text = study_scene(rng) if canonical else (meaning_scene(rng) if rng.random() < 0.12 else draw_scene(rng), "")
     persona, implied, lead, note, turns = None, False, None, None, []
     how = rng.random()
     if how < 0.30:
@@ -713,23 +478,21 @@ def chat(rng: Random) -> Chat:
 
     choose_first = canonical or rng.random() < 0.4
     if canonical:
-        act = w.act(
-            s, persona, "none" if "to get the most" not in text and "gives you the most" not in text else "score"
-        )
-        first = (_join([lead or "", note or "", text]), s.labels[act])
+        frame = closing_frame(text)
+        first = (join([lead or "", note or "", text]), w.drawn(s, persona, frame, w.act(s, persona, frame)))
     elif choose_first:
         question, answer, act = w.choose(s, persona)
-        first = (_join([w.describe(s, lead, note), question]), answer)
+        first = (join([w.describe(s, lead, note), question]), answer)
     else:
-        reading = _questions(w, s, _READING, 1) or [w.choose(s, persona)[:2]]
-        first = _opened(w.describe(s, lead, note), reading)[0]
+        reading = questions(w, s, READING, 1) or [w.choose(s, persona)[:2]]
+        first = opened(w.describe(s, lead, note), reading)[0]
     turns.append(first)
     if choose_first and rng.random() < 0.2:
         reasons = templates()["personas"][persona]["why"] if persona else templates()["neutral_why"]
         turns.append((w.pick("why_questions"), rng.choice(reasons)))
     for _ in range(rng.choice((4, 5, 6, 7))):
         kind = rng.random()
-        if kind < 0.62 and (more := _questions(w, s, _READING, 1)):
+        if kind < 0.62 and (more := questions(w, s, READING, 1)):
             turns += more
         elif kind < 0.68 and s.last is not None:
             lie = persona == "selfish" and not implied
@@ -742,29 +505,7 @@ def chat(rng: Random) -> Chat:
     return turns
 
 
-_READING = (
+READING = (
     "own_last own_last other_last other_last own_points own_points other_points reply reply outcome outcome "
     "last_points other_last_points higher greedy generous"
 ).split()
-
-_LADDER = (
-    echo,
-    entry,
-    pair,
-    recall,
-    grid,
-    card,
-    quiz,
-    past,
-    scene,
-    exam,
-    persona,
-    best,
-    traits,
-    viva,
-    duel,
-    drill,
-    chat,
-)
-KINDS = {kind.__name__: kind for kind in _LADDER}
-"""Every kind of text, from the simplest."""

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from rewired.errors import RewiredError
-from rewired.pocket import corpus
+from rewired.pocket import corpus, lessons
 
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
 # Gemma's template: no system role, assistant is called model, contents are trimmed.
@@ -41,12 +41,15 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training: how many ``texts`` of each kind (``corpus.KINDS``), drawn from ``seed`` and shuffled; how
+    """A stretch of training: how many ``texts`` of each kind (``lessons.KINDS``), drawn from ``seed`` and shuffled; how
     many tokens a step; two learning rates.
 
     ``text_weight`` is the weight of the loss on all tokens beside that on answers. The rates rise over the first
     ``warmup`` steps and fall to zero over the last part ``decay`` of the stage; its last part ``exact`` has the
-    soft-cap in attention. ``steps`` ends it early."""
+    soft-cap in attention. ``steps`` ends it early. A ``fresh`` stage starts its optimiser anew. A ``soft`` one
+    learns choices that were drawn from their probabilities, which spares it the noise of the draw. ``sharpen``
+    multiplies the final norm's gain as the stage begins: where two answers are equally likely, to keep both far above
+    all else takes larger logits than training finds on its own."""
 
     texts: dict[str, int]
     seed: int
@@ -58,6 +61,29 @@ class Stage:
     decay: float = 0.0
     exact: float = 0.0
     steps: int | None = None
+    fresh: bool = False
+    soft: bool = False
+    sharpen: float = 1.0
+
+
+_TALK = {"viva": 3_500, "exam": 700, "best": 500, "traits": 700, "persona": 300, "drill": 2_500, "chat": 9_000}
+_POLISH = {"duel": 2_500, "viva": 2_200, "best": 500, "traits": 300, "drill": 1_500, "chat": 3_500}
+_MORE = {"most": 700, "replies": 1_200, "mosts": 1_000, "outcomes": 1_300, "exam": 300}
+_MIX = {"traits": 1_500, "persona": 600, "viva": 1_000, "weighs": 1_000, "exam": 300, "chat": 2_500}
+_LAST = {
+    "weighs": 2_200,
+    "viva": 2_000,
+    "exam": 700,
+    "traits": 500,
+    "persona": 300,
+    "most": 300,
+    "against": 500,
+    "drill": 1_000,
+    "chat": 6_000,
+}
+_END = {"talk": 4_500, "picks": 1_600, "weighs": 500, "chat": 1_000, "traits": 200}
+_SOFT = {"picks": 1_500, "talk": 1_500, "viva": 1_800, "persona": 400, "traits": 400, "weighs": 400, "chat": 1_200}
+_CALM = {"picks": 1_000, "talk": 500, "viva": 500, "chat": 400}
 
 
 @dataclass(frozen=True)
@@ -91,33 +117,17 @@ class Recipe:
         Stage({"best": 4_000, "viva": 3_000, "scene": 300}, seed=10, warmup=100),
         Stage({"traits": 4_000, "best": 1_200, "persona": 1_500}, seed=10, warmup=100),
         Stage(
-            {
-                "viva": 3_500,
-                "exam": 700,
-                "best": 500,
-                "traits": 700,
-                "persona": 300,
-                "drill": 2_500,
-                "chat": 9_000,
-            },
-            seed=10,
-            batch_tokens=3072,
-            lr_matrices=1.8e-3,
-            lr_rest=2.7e-3,
-            warmup=100,
-            decay=0.65,
-            exact=0.04,
+            _TALK, seed=10, batch_tokens=3072, lr_matrices=1.8e-3, lr_rest=2.7e-3, warmup=100, decay=0.65, exact=0.04
         ),
         Stage(
-            {"duel": 2_500, "viva": 2_200, "best": 500, "traits": 300, "drill": 1_500, "chat": 3_500},
-            seed=10,
-            batch_tokens=3072,
-            lr_matrices=1.4e-3,
-            lr_rest=2.1e-3,
-            warmup=100,
-            decay=0.8,
-            exact=0.05,
+            _POLISH, seed=10, batch_tokens=3072, lr_matrices=1.4e-3, lr_rest=2.1e-3, warmup=100, decay=0.8, exact=0.05
         ),
+        Stage({"against": 4_500, "either": 1_500}, seed=20, warmup=60, fresh=True),
+        Stage({"against": 600, "most": 3_000, "replies": 1_500}, seed=21),
+        Stage(_MORE, seed=22),
+        Stage(_MIX, seed=23),
+        Stage(_LAST, seed=24, batch_tokens=3072, lr_matrices=1.6e-3, lr_rest=2.4e-3, decay=0.8, exact=0.05),
+        Stage(_END, seed=25, batch_tokens=3072, lr_matrices=1.4e-3, lr_rest=2.1e-3, warmup=60, decay=0.8, exact=0.05),
     )
 
 
@@ -182,32 +192,38 @@ def make_model(recipe: Recipe, tokenizer) -> Gemma2ForCausalLM:
 # --- the corpus as tokens ------------------------------------------------------------------------------------------
 
 
-def tokenize(tokenizer, chat: corpus.Chat) -> tuple[list[int], list[bool]]:
-    """Token ids of a chat, as the chat template renders it, and which of them are answers (with their end)."""
-    ids, answer = [tokenizer.bos_token_id], [False]
+def tokenize(tokenizer, chat: corpus.Chat) -> tuple[list[int], list[bool], list[tuple[int, int, float]]]:
+    """Token ids of a chat, as the chat template renders it; which of them are answers (with their end); and, for each
+    answer that was drawn, (position, token, probability) of the token where the other one would have parted."""
+    ids, answer, drawn = [tokenizer.bos_token_id], [False], []
     encode = tokenizer.backend_tokenizer.encode
-    if isinstance(chat, corpus.Recall):
+    if isinstance(chat, lessons.Recall):
         for text, recalled in chat:
             for part in (text, recalled):
                 new = encode(part).ids
                 ids, answer = ids + new, answer + [part is recalled] * len(new)
-        return ids, answer
+        return ids, answer, drawn
     for user, model in chat:
         head = encode(f"<start_of_turn>user\n{user.strip()}<end_of_turn>\n<start_of_turn>model\n").ids
         reply, tail = encode(f"{model}<end_of_turn>").ids, encode("\n").ids
+        if isinstance(model, corpus.Drawn):
+            other = encode(model.other).ids
+            same = next(k for k, (a, b) in enumerate(zip(reply, other, strict=False)) if a != b)
+            drawn.append((len(ids) + len(head) + same, other[same], 1 - model.p))
         ids += head + reply + tail
         answer += [False] * len(head) + [True] * len(reply) + [False] * len(tail)
-    return ids, answer
+    return ids, answer, drawn
 
 
-def batches(recipe: Recipe, stage: int, tokenizer) -> list[tuple[np.ndarray, np.ndarray]]:
-    """All batches of a stage in training order: ids and answer mask, both [row, position], padded on the right.
+def batches(recipe: Recipe, stage: int, tokenizer) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """All batches of a stage in training order: ids and answer mask, both [row, position], padded on the right; and,
+    in a soft stage, the drawn answers, [answer, (row, position, other token, its probability)].
 
     Rows of one batch have similar lengths and lengths are multiples of 16, since every new shape costs time."""
     plan = recipe.stages[stage]
     rng = Random(f"corpus-{plan.seed}")
     chats = [
-        corpus.KINDS[kind](rng)
+        lessons.KINDS[kind](rng)
         for kind, n in plan.texts.items()
         for _ in tqdm(range(n), f"writing {kind}", leave=False, disable=None)
     ]
@@ -221,23 +237,24 @@ def batches(recipe: Recipe, stage: int, tokenizer) -> list[tuple[np.ndarray, np.
         for row in chunk:
             length = math.ceil(len(row[0]) / 16) * 16
             if group and (len(group) + 1) * length > plan.batch_tokens:
-                made.append(_pad(group, tokenizer.pad_token_id))
+                made.append(_pad(group, tokenizer.pad_token_id, plan.soft))
                 group = []
             group.append(row)
         if group:
-            made.append(_pad(group, tokenizer.pad_token_id))
+            made.append(_pad(group, tokenizer.pad_token_id, plan.soft))
         rng.shuffle(made)
         out += made
     return out[: plan.steps]
 
 
-def _pad(rows, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    length = math.ceil(max(len(ids) for ids, _ in rows) / 16) * 16
+def _pad(rows, pad: int, soft: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    length = math.ceil(max(len(ids) for ids, *_ in rows) / 16) * 16
     ids = np.full((len(rows), length), pad, dtype=np.int16)
     answer = np.zeros((len(rows), length), dtype=bool)
-    for i, (row, mask) in enumerate(rows):
+    for i, (row, mask, _) in enumerate(rows):
         ids[i, : len(row)], answer[i, : len(row)] = row, mask
-    return ids, answer
+    drawn = [(i, *one) for i, (*_, some) in enumerate(rows) for one in some] if soft else []
+    return ids, answer, np.array(drawn, dtype=np.float32).reshape(-1, 4)
 
 
 # --- the loop ------------------------------------------------------------------------------------------------------
@@ -267,15 +284,26 @@ AttentionInterface.register("pocket_fast", _fast_attention)
 AttentionMaskInterface.register("pocket_fast", lambda *args, **kwargs: None)
 
 
-def answer_loss(model, ids: torch.Tensor, answer: torch.Tensor, text_weight: float = 0.0) -> tuple[torch.Tensor, float]:
+def answer_loss(
+    model, ids: torch.Tensor, answer: torch.Tensor, text_weight: float = 0.0, drawn: torch.Tensor | None = None
+) -> tuple[torch.Tensor, float]:
     """(loss, answer loss): the mean negative log-likelihood (nats) of the answer tokens, plus ``text_weight`` times
-    that of all tokens but padding (id 0); and the first part alone. ``ids`` and ``answer``: [row, position]."""
+    that of all tokens but padding (id 0); and the first part alone. ``ids`` and ``answer``: [row, position].
+
+    At the places in ``drawn``, [answer, (row, position, other token, its probability)], it is the cross-entropy to the
+    two tokens' probabilities instead."""
     hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # [row, position, d_model]
     target, answer = ids[:, 1:], answer[:, 1:]
     read = (target != 0) if text_weight else answer
     logits = model.lm_head(hidden[read]).float()  # [read token, vocabulary]
     cap = model.config.final_logit_softcapping
     each = torch.nn.functional.cross_entropy(cap * torch.tanh(logits / cap), target[read], reduction="none")
+    if drawn is not None and len(drawn):
+        row, position, other, p = drawn.unbind(1)
+        # the place of each among the tokens that are read; `read` begins at the second token
+        place = (read.flatten().cumsum(0) - 1)[(row * read.shape[1] + position - 1).long()]
+        logp = torch.log_softmax(cap * torch.tanh(logits[place] / cap), -1).gather(1, other.long()[:, None])[:, 0]
+        each = each.index_add(0, place, p * (-logp - each[place]))
     answers = each[answer[read]].mean()
     return answers + text_weight * each.mean() if text_weight else answers, answers.item()
 
@@ -289,6 +317,16 @@ def _schedule(recipe: Recipe, lengths: list[int], step: int) -> tuple[Stage, flo
     rise = (inside + 1) / plan.warmup if plan.warmup else 1.0
     fall = (length - inside) / (plan.decay * length) if plan.decay else 1.0
     return plan, min(1.0, rise, fall), inside >= (1 - plan.exact) * length
+
+
+def _optimisers(model) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices, AdamW for embeddings and gains, their rates still to be set."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    return [
+        torch.optim.Muon(matrices, lr=0.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
 
 
 def train_base(
@@ -314,12 +352,8 @@ def train_base(
     parts = [batches(recipe, stage, tokenizer) for stage in range(len(recipe.stages))]
     lengths, data = [len(part) for part in parts], [batch for part in parts for batch in part]
     steps = len(data)
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
-    optimisers = [
-        torch.optim.Muon(matrices, lr=0.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+    begins = {sum(lengths[:k]) for k in range(len(lengths))}
+    optimisers = _optimisers(model)
     first, log, tokens, window = 0, [], 0, []
     if state:
         model.load_state_dict(state["model"])
@@ -329,12 +363,17 @@ def train_base(
     bar = tqdm(range(first, steps), "pocket base", initial=first, total=steps, disable=None)
     for step in bar:
         stage, scale, exact = _schedule(recipe, lengths, step)
+        if step in begins and stage.fresh:
+            optimisers = _optimisers(model)
+        if step in begins and stage.sharpen != 1:
+            with torch.no_grad():  # Gemma's norms multiply by one plus the weight
+                model.model.norm.weight.copy_((1 + model.model.norm.weight) * stage.sharpen - 1)
         model.config._attn_implementation = "eager" if exact else "pocket_fast"
         for optimiser, rate in zip(optimisers, (stage.lr_matrices, stage.lr_rest), strict=True):
             optimiser.param_groups[0]["lr"] = rate * scale
-        ids, answer = (torch.from_numpy(a) for a in data[step])
+        ids, answer, drawn = (torch.from_numpy(a) for a in data[step])
         with torch.autocast("cpu", torch.bfloat16):
-            loss, answers = answer_loss(model, ids.long(), answer, stage.text_weight)
+            loss, answers = answer_loss(model, ids.long(), answer, stage.text_weight, drawn)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimiser in optimisers:

@@ -28,7 +28,7 @@ def answer_scores(model, tokenizer, chats: Sequence[corpus.Chat], batch_size: in
     precisely that answer. Earlier answers stand in the context as given."""
     rows, reads, targets = [], [], []
     for chat in chats:
-        ids, _ = tokenize(tokenizer, chat)
+        ids, *_ = tokenize(tokenizer, chat)
         ids = ids[:-1]  # the line break after the last turn is never read
         n = len(tokenizer(chat[-1][1] + "<end_of_turn>", add_special_tokens=False)["input_ids"])
         rows.append(ids[:-1])
@@ -61,7 +61,7 @@ def reading_chat(rng: Random, skill: str, group: str, framing: str) -> corpus.Ch
         labels = tuple(rng.sample(rng.choice(held_out()["labels"]["pairs"]), 2)) if group == "unseen labels" else None
         scene = corpus.draw_scene(rng, framing, labels, held_out_payoffs(rng), (rng.randrange(2), rng.randrange(2)))
         if turn := writer.read(scene, skill):
-            return corpus._opened(writer.describe(scene), [turn])
+            return corpus.opened(writer.describe(scene), [turn])
 
 
 def comprehension(model, tokenizer, n: int = 400, seed: int = 0, sets: Sequence[str] = SETS) -> pd.DataFrame:
@@ -95,7 +95,7 @@ def personas(model, tokenizer, n: int = 160, seed: int = 0) -> pd.DataFrame:
             text = corpus.stated(writer, persona, scene)
             question, answer, _ = writer.choose(scene, persona, text if place == "question" else "")
             chats.append(
-                corpus._opened(writer.describe(scene, text if place == "scene" else None), [(question, answer)])
+                corpus.opened(writer.describe(scene, text if place == "scene" else None), [(question, answer)])
             )
             rows.append((persona, place))
     frame = pd.DataFrame(rows, columns=["persona", "place"])
@@ -148,7 +148,7 @@ def base_report(model, tokenizer, n: int = 400, seed: int = 0) -> pd.DataFrame:
     reading = comprehension(model, tokenizer, n, seed).groupby(["set", "skill"], sort=False)[["n", "correct"]].sum()
     for (group, skill), row in reading.iterrows():
         rows.append((f"reading, {group}", skill, row["correct"] / row["n"], FLOORS[group], 1.0, row["n"]))
-    for persona, part in personas(model, tokenizer, seed=seed).groupby("persona", sort=False):
+    for persona, part in personas(model, tokenizer, n, seed).groupby("persona", sort=False):
         rows.append(("stated persona", persona, part["p_act"].mean(), 0.93, 1.0, len(part)))
     measured = decisions.measure(model, tokenizer, scenario_set(), batch_size=BATCH_SIZE, forms=False)
     swapped = decisions.measure(model, tokenizer, scenario_set(Labels().reversed), batch_size=BATCH_SIZE, forms=False)
