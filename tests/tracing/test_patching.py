@@ -350,3 +350,33 @@ def test_two_variants_of_a_study(tmp_path):
 
     table, controls = patching.patch_pair(Study(), ("one", 1), ("two", 3), brute.PROMPTS[:2], wanted=["L1_MLP"])
     assert set(table["source"]) == {"one-1"} and set(controls["target"]) == {"two-3"} and len(table) == 2
+
+
+@pytest.mark.parametrize("positions", ["all", "decision"])
+def test_the_interaction_of_two_patches_is_what_whole_runs_say(pair, positions):
+    model, tokenizer, source, target = pair
+    wanted = ["L0_MLP", "L1_ATTN", "L2_MLP"]
+    table = patching.pairwise(model, source, target, wanted, positions).set_index(["prompt_id", "one", "other"])
+    assert len(table) == 3 * len(brute.PROMPTS)
+    rows = SLICE if positions == "all" else slice(-1, None)
+    for k, (one, other) in enumerate([("L0_MLP", "L1_ATTN"), ("L0_MLP", "L2_MLP"), ("L1_ATTN", "L2_MLP")]):
+        prompt = brute.PROMPTS[k]
+        seen, own = source.seen[prompt.id], brute.delta(model, tokenizer, prompt).item()
+        edits = {}
+        for component in recording.named(model, (one, other)):
+            site = (f"{component.kind}_out", component.layer)
+            edits[component.name] = (*site, SLICE, rows, seen[site])
+        alone = [brute.patched(model, tokenizer, prompt, [edits[name]]) - own for name in (one, other)]
+        both = brute.patched(model, tokenizer, prompt, list(edits.values())) - own
+        row = table.loc[(prompt.id, one, other)]
+        assert [row["effect_one"], row["effect_other"]] == pytest.approx(alone, abs=5e-6)
+        assert row["effect_both"] == pytest.approx(both, abs=5e-6)
+        assert row["interaction"] == pytest.approx(both - sum(alone), abs=1e-5)
+        assert abs(both - sum(alone)) > 1e-3, "the planted weights interact"
+
+
+def test_a_component_does_not_interact_with_one_inside_it(pair):
+    model, _, source, target = pair
+    for wanted in (["L1_ATTN", "L1H0"], ["L0_RESID", "L2_MLP"], ["L0_MLP", "L0_MLP"]):
+        with pytest.raises(RewiredError, match="contains the other"):
+            patching.pairwise(model, source, target, wanted)

@@ -2,11 +2,15 @@
 
 A prompt knows where each of its fields stands (`Prompt.spans`: the own move, the other's move, each payoff …), so the
 weight a head gives to "the other player's displayed move" is a sum over known tokens and no search for substrings.
-Weights say where a head looks, not whether it matters; `knockout` hides the words from the model and measures that.
+Weights say where a head looks, not whether it matters. A *knock-out* hides the words, by adding minus infinity to the
+scores before the softmax, and measures what happens to the decision: `knockout` in whole slow runs, from the decision
+step or from all positions, `knockouts` many groups of words at once, from the decision step, where nothing but that
+step needs to be computed again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -24,6 +28,8 @@ from rewired.tracing.capture import (
     reads,
 )  # fmt: skip
 from rewired.tracing.intervention import edited_deltas
+from rewired.tracing.packed import run
+from rewired.tracing.recording import record
 
 START, REST = "start_token", "rest"
 
@@ -61,41 +67,47 @@ def weights(
     tokenizer,
     prompts: Sequence[Prompt],
     labels: Labels | Sequence[str] | None = None,
-    at: str = "decision",
+    at: str | Sequence[str] = "decision",
     layers: Sequence[int] | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> pd.DataFrame:
-    """One row per prompt, layer, head and role: prompt_id, scenario, layer, head, role, ``tokens`` (how many) and
-    ``weight``: the attention that the position ``at`` (``"decision"`` or ``"prompt_end"``) pays to them. Each head's
-    weights over all roles, ``rest`` among them, sum to 1. Raises RewiredError unless attention is eager."""
+    """One row per prompt, position, role, layer and head: prompt_id, scenario, position, role, ``tokens`` (how many),
+    layer, head and ``weight``: the attention that the position (``"decision"`` or ``"prompt_end"``; ``at`` names one
+    or both) pays to them. Each head's weights over all roles, ``rest`` among them, sum to 1. Raises RewiredError unless
+    attention is eager."""
     parts, encoded = anatomy(model), encode(tokenizer, prompts, labels)
     _needs_eager(parts)
-    if at not in ("decision", "prompt_end"):
-        raise choice("position", at, ("decision", "prompt_end"))
-    query = [[len(r) - 1] if at == "decision" else [e] for r, e in zip(encoded.rows, encoded.ends, strict=True)]
+    known = {"decision": [len(row) - 1 for row in encoded.rows], "prompt_end": encoded.ends}
+    at = [at] if isinstance(at, str) else list(at)
+    for position in at:
+        if position not in known:
+            raise choice("position", position, known)
+    queries = [[known[position][i] for position in at] for i in range(len(prompts))]
     layers = chosen_layers(parts, layers)
     described = list(encoded.frame().itertuples(index=False))
     rows = []
     for indices, ids in batches(encoded.rows, batch_size, parts.device):
-        found = _weights(parts, ids, layers, reads(query, indices, parts.device)[1])
-        for i, weight in zip(indices, found.transpose(0, 1).double().cpu(), strict=True):  # [layer, head, key]
+        found = _weights(parts, ids, layers, *reads(queries, indices, parts.device))  # [layer, read, head, key]
+        found = found.unflatten(1, (len(indices), len(at))).permute(1, 2, 0, 3, 4).double().cpu()
+        for i, of_prompt in zip(indices, found, strict=True):
             roles = spans(tokenizer, prompts[i])
             covered = {p for places in roles.values() for p in places}
-            roles[REST] = [p for p in range(query[i][0] + 1) if p not in covered]
-            sums = {role: weight[:, :, places].sum(-1).tolist() for role, places in roles.items()}
-            rows += [
-                (*described[i], layer, head, role, len(roles[role]), total[k][head])
-                for role, total in sums.items()
-                for k, layer in enumerate(layers)
-                for head in range(parts.heads)
-            ]
-    return pd.DataFrame(rows, columns=["prompt_id", "scenario", "layer", "head", "role", "tokens", "weight"])
+            for position, query, weight in zip(at, queries[i], of_prompt, strict=True):  # weight [layer, head, key]
+                roles[REST] = [p for p in range(query + 1) if p not in covered]
+                sums = {role: weight[:, :, places].sum(-1).tolist() for role, places in roles.items()}
+                rows += [
+                    (*described[i], position, role, len(roles[role]), layer, head, total[k][head])
+                    for role, total in sums.items()
+                    for k, layer in enumerate(layers)
+                    for head in range(parts.heads)
+                ]
+    columns = ["prompt_id", "scenario", "position", "role", "tokens", "layer", "head", "weight"]
+    return pd.DataFrame(rows, columns=columns)
 
 
-def _weights(parts: Anatomy, ids, layers: Sequence[int], query) -> torch.Tensor:
-    """[layer, row, head, key]: attention from one position of each row."""
+def _weights(parts: Anatomy, ids, layers: Sequence[int], row, query) -> torch.Tensor:
+    """[layer, read, head, key]: attention from the positions ``query`` of the rows ``row`` of a batch."""
     net, found = parts.view, []
-    row = torch.arange(len(ids), device=parts.device)
     with net.trace(input_ids=ids, use_cache=False):
         for layer in sorted(layers):
             found.append(net.layers[layer].self_attn.output[1][row, :, query].save())
@@ -135,6 +147,75 @@ def knockout(
     after = read_out(parts, torch.stack(final), encoded)[0].cpu().numpy()
     changed = {"delta_before": before, "delta": after, "effect": after - before, "flip": (before > 0) != (after > 0)}
     return encoded.frame().assign(tokens=[len(places) for places in hidden], **changed)
+
+
+@torch.no_grad()
+def knockouts(
+    model,
+    tokenizer,
+    prompts: Sequence[Prompt],
+    groups: Mapping[str, Sequence[str]],
+    draws: int = 1,
+    seed: int = 0,
+    layers: Sequence[int] | None = None,
+    labels: Labels | Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """What happens when the decision step, and it alone, cannot see the roles of a group in ``layers`` (default: all).
+
+    One row per prompt, group and draw: columns as `knockout`, and ``group`` and ``draw``: 0 hides the group's words,
+    1 … ``draws`` hide as many random other words of the same prompt (fewer where there are fewer): what hiding
+    anything does. A prompt without the group's words has no row. Earlier positions still see everything and may have
+    carried the words along. Raises RewiredError for an unknown role, and where the unhidden decision is not met."""
+    parts, recording = anatomy(model), record(model, tokenizer, prompts, labels)
+    encoded, places = recording.encoded, _all_spans(tokenizer, prompts)
+    known = sorted({role for found in places for role in found})
+    for role in [role for roles in groups.values() for role in roles]:
+        if role not in known:
+            raise choice("role", role, known)
+    plan = [("", 0, [set()] * len(prompts))]  # nothing hidden: the control
+    for group, roles in groups.items():
+        own = [{p for role in roles for p in found.get(role, [])} for found in places]
+        plan.append((group, 0, own))
+        for draw in range(1, draws + 1):
+            random = np.random.default_rng([seed, draw, *group.encode()])
+            plan.append((group, draw, [_others(random, found, len(n)) for found, n in zip(places, own, strict=True)]))
+    delta = np.empty((len(plan), len(prompts)))
+    for tree in recording.trees:
+        blind = []  # per prompt of the tree: [row, position]
+        for i in tree.prompts:
+            blind.append(torch.zeros(len(plan), len(encoded.rows[i]), dtype=torch.bool))
+            for r, (_, _, hidden) in enumerate(plan):
+                blind[-1][r, sorted(hidden[i] - {len(encoded.rows[i]) - 1})] = True
+        blind = [mask.to(parts.device) for mask in blind]
+        hidden = {layer: blind for layer in chosen_layers(parts, layers)}
+        final = run(parts, tree, recording.at(tree.nodes), [[]] * len(plan), 0, True, hidden=hidden)
+        delta[:, tree.prompts] = read_out(parts, final, encoded.pick(tree.prompts))[0].cpu().numpy()
+    _met(delta[0] - recording.delta, parts)
+    frames = []
+    for (group, draw, hidden), after in zip(plan[1:], delta[1:], strict=True):
+        before = recording.delta
+        frame = encoded.frame().assign(group=group, draw=draw, tokens=[len(found) for found in hidden])
+        frame = frame.assign(delta_before=before, delta=after, effect=after - before, flip=(before > 0) != (after > 0))
+        frames.append(frame[frame["tokens"] > 0])
+    return pd.concat(frames, ignore_index=True)
+
+
+def _others(random, places: dict[str, list[int]], count: int) -> set[int]:
+    """``count`` random tokens of the prompt's own words that belong to no role."""
+    covered = {p for role, found in places.items() for p in found if role != START}
+    free = sorted(set(range(min(covered), max(covered))) - covered)
+    return set(random.choice(free, size=min(count, len(free)), replace=False).tolist())
+
+
+def _met(error: np.ndarray, parts: Anatomy) -> None:
+    """RewiredError unless the decision with nothing hidden is the model's own."""
+    worst = float(np.abs(error).max())
+    if not worst <= parts.exact:
+        raise RewiredError(
+            f"Knock-outs cannot be trusted here: with nothing hidden, delta is off by {worst:.3g} logits, where "
+            f"{parts.exact:.0e} is allowed. This model computes something that rewired.tracing.packed does not; use "
+            "`attention.knockout`, which runs the model itself."
+        )
 
 
 def _all_spans(tokenizer, prompts) -> list[dict[str, list[int]]]:

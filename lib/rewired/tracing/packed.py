@@ -8,7 +8,7 @@ included, but for attention, which is written out here; `patching.sweep` checks 
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -113,11 +113,14 @@ def _heads(projected: torch.Tensor, norm, rope, head_dim: int) -> torch.Tensor:
     return x * rope[0] + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * rope[1]
 
 
-def attend(parts: Anatomy, layer: int, tree: Tree, x: torch.Tensor, leaf_only: bool, base=None) -> torch.Tensor:
+def attend(
+    parts: Anatomy, layer: int, tree: Tree, x: torch.Tensor, leaf_only: bool, base=None, hidden=None
+) -> torch.Tensor:
     """z of a layer: [row, query, heads x head_dim], queries = all nodes, or the decision steps if ``leaf_only``.
 
     ``x`` [row, node, d_model] is the residual stream entering the layer; with ``base`` [node, d_model], the target's,
-    x holds the decision steps alone, [row, prompt, d_model]."""
+    x holds the decision steps alone, [row, prompt, d_model]. ``hidden``, for decision steps only, says for each prompt
+    at which of its positions each row's decision step may not look: [row, position], True = hidden."""
     block, attn = parts.decoder.layers[layer], parts.decoder.layers[layer].self_attn
     rope = _rope(parts, layer, tree, x)
     at_leaf = tuple(r[tree.leaf] for r in rope)
@@ -137,15 +140,15 @@ def attend(parts: Anatomy, layer: int, tree: Tree, x: torch.Tensor, leaf_only: b
     q = (q * (attn.scaling / cap if cap else attn.scaling)).unflatten(1, (parts.kv_heads, -1))
     config = parts.decoder.config
     window = getattr(attn if getattr(config, "layer_types", None) else config, "sliding_window", None)
-    return _mix(tree, q, k, v, tree.leaves if leaf_only else tree.segments, cap, window)
+    return _mix(tree, q, k, v, tree.leaves if leaf_only else tree.segments, cap, window, hidden)
 
 
-def _mix(tree: Tree, q, k, v, plan, cap: float | None, window: int | None) -> torch.Tensor:
+def _mix(tree: Tree, q, k, v, plan, cap: float | None, window: int | None, hidden=None) -> torch.Tensor:
     """Attention along paths. q [row, kv_head, group, query, head_dim] (scaled, divided by the cap); k, v
     [row, kv_head, node, head_dim] -> [row, query, heads x head_dim]."""
     rows, kv, group, queries, width = q.shape
     z = q.new_empty(rows, queries, kv, group, width)
-    for start, stop, path in plan:
+    for i, (start, stop, path) in enumerate(plan):
         count = stop - start
         asked = q[..., start:stop, :].reshape(rows, kv, group * count, width)
         scores = asked @ k.index_select(2, path).transpose(-1, -2)
@@ -154,6 +157,8 @@ def _mix(tree: Tree, q, k, v, plan, cap: float | None, window: int | None) -> to
         mask = tree.mask(count, len(path), window)
         if mask is not None:
             scores.view(rows, kv, group, count, -1).add_(mask)
+        if hidden is not None:
+            scores.masked_fill_(hidden[i][:, None, None], -torch.inf)
         weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
         mixed = (weights @ v.index_select(2, path)).view(rows, kv, group, count, width)
         z[:, start:stop] = mixed.permute(0, 3, 1, 2, 4)
@@ -191,12 +196,15 @@ def run(
     start: int,
     decision_only: bool = False,
     keep: dict | None = None,
+    hidden: Mapping[int, Sequence[torch.Tensor]] | None = None,
 ) -> torch.Tensor:
     """Final residual stream of each row's prompts at their decision steps: [row, prompt, d_model].
 
     ``base`` is the target's recording of this tree: ``resid`` [layer + 1, node, d_model] and ``z``. No row may have a
     patch before layer ``start`` (``resid_post`` of the layer before it is allowed). ``keep`` receives what the rows
-    computed in layer ``start``, by site."""
+    computed in layer ``start``, by site. ``hidden`` {layer: see `attend`} knocks out attention of the decision steps,
+    and needs ``decision_only``."""
+    hidden = hidden or {}
     where: dict[tuple[str, int], list[tuple[int, Patch]]] = {}
     for r, patches in enumerate(rows):
         for patch in patches:
@@ -230,11 +238,13 @@ def run(
         block = parts.decoder.layers[layer]
         x = write(x, "resid_post", layer - 1)
         ends = layer == parts.depth - 1
-        if layer == start and ("resid_post", layer - 1) not in where:  # still the target: its z is known
+        same = layer == start and ("resid_post", layer - 1) not in where and layer not in hidden
+        if same:  # still the target: its z is known
             z = base["z"][layer][tree.leaf if leaf_only or ends else slice(None)].flatten(-2)
             z = z.expand(len(rows), -1, -1).contiguous()
         else:
-            z = attend(parts, layer, tree, x, leaf_only or ends, base["resid"][layer] if decision_only else None)
+            beneath = base["resid"][layer] if decision_only else None
+            z = attend(parts, layer, tree, x, leaf_only or ends, beneath, hidden.get(layer))
         if ends and not leaf_only:
             x, leaf_only = x[:, tree.leaf], True
         z = without(write(z, "z", layer), layer)

@@ -17,6 +17,7 @@ its controls and stops when one fails.
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -77,9 +78,13 @@ def sweep(
     for start in tqdm(range(parts.depth + 1), desc="patching", unit="layer", disable=None):
         index = [k for k, c in enumerate(wanted) if c.start == start]
         for t, tree in enumerate(target.trees if index else ()):
-            values = source.at(tree.nodes)
-            rows = [[patch_of(wanted[k], values, mode)] for k in index]
-            patched[np.ix_(index, tree.prompts)] = patched_deltas(parts, tree, target, rows, start, positions)
+            values, own = source.at(tree.nodes), target.at(tree.nodes)
+            patched[np.ix_(index, tree.prompts)] = target.delta[tree.prompts]
+            patches = {k: patch_of(wanted[k], values, mode) for k in index}
+            # what is the same in both models, to the bit, changes nothing: such a row is the target and is not run
+            new = [k for k in index if not torch.equal(patches[k].value, patch_of(wanted[k], own, mode).value)]
+            rows = [[patches[k]] for k in new]
+            patched[np.ix_(new, tree.prompts)] = patched_deltas(parts, tree, target, rows, start, positions)
             here = [wanted[k] for k in index]
             count = sum((i + start) % len(target.trees) == t for i in range(draws))
             checks.append(controls.random_patches(parts, tree, source, target, here, positions, mode, count, seed))
@@ -151,6 +156,43 @@ def _sets(parts, source, target, sets: Sequence[Sequence[Component]], positions:
             rows = [[patch_of(c, values, mode) for c in sets[k]] for k in index]
             patched[np.ix_(index, tree.prompts)] = patched_deltas(parts, tree, target, rows, start, positions)
     return patched
+
+
+def pairwise(
+    model,
+    source: Recording,
+    target: Recording,
+    wanted: Sequence[str | Component],
+    positions: str = "all",
+    mode: str = "output",
+) -> pd.DataFrame:
+    """Do two components act together or each for itself? Every two of ``wanted`` patched singly and at once. One row
+    per prompt and pair: prompt_id, scenario, ``one``, ``other``, ``effect_one``, ``effect_other``, ``effect_both`` and
+    ``interaction`` = effect_both - effect_one - effect_other (logits): 0 where the effects add up; of their sign where
+    two do more than the sum of both, of the other sign where they do the same thing twice. Raises RewiredError for a
+    component that contains another (a stream, a layer's attention and one of its heads)."""
+    wanted = named(model, wanted)
+    pairs = list(combinations(wanted, 2))
+    for a, b in [(a, b) for a, b in pairs if a == b or _contains(a, b) or _contains(b, a)]:
+        raise RewiredError(
+            f"{a.name} and {b.name} were both asked for, and one contains the other: patched together they are one of "
+            "the two. Choose components that are apart, such as heads and MLPs."
+        )
+    sets = {c.name: [c] for c in wanted} | {f"{a.name} + {b.name}": [a, b] for a, b in pairs}
+    effects = patch_together(model, source, target, sets, positions, mode)
+    effects = effects.pivot(index="prompt_id", columns="set", values="effect")
+    about, frames = target.encoded.frame(), []
+    for a, b in pairs:
+        found = {"one": a.name, "other": b.name}
+        for name, chosen in (("one", a.name), ("other", b.name), ("both", f"{a.name} + {b.name}")):
+            found[f"effect_{name}"] = effects.loc[about["prompt_id"], chosen].to_numpy()
+        frames.append(about.assign(**found))
+    frame = pd.concat(frames, ignore_index=True)
+    return frame.assign(interaction=frame["effect_both"] - frame["effect_one"] - frame["effect_other"])
+
+
+def _contains(a: Component, b: Component) -> bool:
+    return a.kind == "resid" or (a.kind == "attn" and b.kind == "head" and a.layer == b.layer)
 
 
 def ladder(ranked: Sequence[str], sizes: Sequence[int] = (1, 2, 4, 8, 16), draws: int = 5, seed: int = 0) -> dict:

@@ -1,0 +1,103 @@
+"""Formulas by enumeration, and a small calibration: benchmarks/calibration runs the full one."""
+
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rewired import statistics
+from rewired.errors import RewiredError
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks" / "calibration"))
+import simulations
+
+RANDOM = np.random.default_rng(0)
+
+
+def every_swap(difference, clusters) -> float:
+    """p by trying every way to swap whole clusters."""
+    names = sorted(set(clusters))
+    observed, extreme = abs(np.sum(difference)), 0
+    for signs in itertools.product((1, -1), repeat=len(names)):
+        swapped = sum(signs[names.index(c)] * d for c, d in zip(clusters, difference, strict=True))
+        extreme += abs(swapped) >= observed - 1e-9
+    return extreme / 2 ** len(names)
+
+
+@pytest.mark.parametrize("clusters", ["abcdefgh", "aaabbcdd"])
+def test_the_permutation_tries_every_swap(clusters):
+    a, b = RANDOM.normal(0.5, size=8), RANDOM.normal(size=8)
+    difference, p = statistics.paired_permutation(a, b, clusters=list(clusters))
+    assert difference == pytest.approx(np.mean(a - b)) and p == pytest.approx(every_swap(a - b, clusters))
+    if clusters == "abcdefgh":
+        assert statistics.paired_permutation(a, b) == (difference, p)
+    many = statistics.paired_permutation(a, b, draws=100, clusters=list(clusters))[1]
+    assert many == pytest.approx(p, abs=0.2), "a hundred random swaps, where these do not reach them all"
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1.0, 1e12])
+def test_ties_count_at_every_scale(scale):
+    """All differences alike: only two of eight labellings are as extreme, whatever the unit."""
+    assert statistics.paired_permutation(scale * np.array([1.1, 1.1, 1.1]), np.zeros(3))[1] == 0.25
+    assert statistics.paired_permutation(scale * np.ones(3), scale * np.ones(3)) == (0.0, 1.0)
+
+
+def test_p_has_a_floor_and_repeats_itself():
+    difference, p = statistics.paired_permutation(np.ones(60), np.zeros(60), draws=999)
+    assert (difference, p) == (1.0, 1 / 1000)
+    noise = RANDOM.normal(size=60)
+    again = [statistics.paired_permutation(noise, np.zeros(60), draws=500, seed=s)[1] for s in (0, 0, 1)]
+    assert again[0] == again[1] != again[2]
+
+
+@pytest.mark.parametrize("values", [[1.0, np.nan, 2.0], []])
+def test_missing_values_are_no_evidence(values):
+    with pytest.raises(RewiredError, match="lack a number"):
+        statistics.paired_permutation(values, np.zeros(len(values)))
+    with pytest.raises(RewiredError, match="lack a number"):
+        statistics.cluster_interval(values, list(range(len(values))))
+
+
+def test_the_interval_holds_what_the_permutation_does_not_reject():
+    clusters = list("aaabbcddefgghi")
+    values = RANDOM.normal(0.4, size=len(clusters))
+    low, high = statistics.cluster_interval(values, clusters)
+    assert low < np.mean(values) < high
+    for mean, inside in ((low + 1e-6, True), (high - 1e-6, True), (low - 1e-6, False), (high + 1e-6, False)):
+        assert (every_swap(values - mean, clusters) > 0.05) == inside
+    wider = statistics.cluster_interval(values, clusters, level=0.99)
+    assert wider[0] < low and high < wider[1]
+    shuffled = RANDOM.permutation(len(values))
+    assert statistics.cluster_interval(values[shuffled], [clusters[k] for k in shuffled]) == pytest.approx((low, high))
+
+
+def test_few_clusters_allow_no_interval():
+    values, clusters = RANDOM.normal(size=10), list("aabbccddee")
+    assert np.isnan(statistics.cluster_interval(values, clusters)).all(), "five clusters have no labelling below 0.05"
+    assert not np.isnan(statistics.cluster_interval(values, clusters, level=0.9)).any()
+    assert np.isnan(statistics.cluster_interval(values, ["a"] * 10)).all()
+
+
+def test_between_and_within_by_hand():
+    runs = {("x", 1): [0, 0], ("x", 2): [0, 1], ("y", 1): [4, 4], ("y", 2): [4, 2]}
+    table = pd.DataFrame(
+        [{"variant": v, "seed": s, "tie": k, "r": r} for (v, s), row in runs.items() for k, r in enumerate(row)]
+    )
+    found = statistics.between_and_within(table, "r", "x", "y", unit="tie")
+    # x1 - y2: (4 + 2) / 2, x2 - y1: (4 + 3) / 2; x1 - x2: 0.5, y1 - y2: 1
+    assert found == {"between": pytest.approx(3.25), "within": 1.0, "differ": True}
+    one_seed = statistics.between_and_within(table[table["seed"] == 1], "r", "x", "y", unit="tie")
+    assert np.isnan(one_seed["within"]) and not one_seed["differ"]
+
+
+@pytest.mark.parametrize("name", simulations.CASES)
+def test_calibration_in_small(name):
+    """The benchmark's simulations with few repeats: no rate beyond the 99.9 % binomial limits of what is stated."""
+    case = simulations.CASES[name]
+    repeats = case.repeats_small
+    rate = simulations.rate(case, repeats, seed=1)
+    low, high = simulations.limits(case, repeats)
+    assert low <= rate <= high, f"{name}: {rate:.3f}, allowed {low:.3f} to {high:.3f}"
