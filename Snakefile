@@ -35,7 +35,7 @@ RUN = (
 # What each chapter needs from the runs and which tables it leaves in results/<profile>/tables.
 CHAPTERS = {
     "01_pocket": {"runs": False, "tables": ["01_pocket"]},
-    "02_training": {"runs": True, "tables": ["02_training"]},
+    "02_training": {"runs": True, "tables": ["02_training", "02_training_departures", "02_training_checkpoints"]},
     "03_prompts": {"runs": True, "tables": ["03_prompts"]},
     "04_decisions": {"runs": True, "tables": ["04_decisions", "04_decisions_agreement", "04_decisions_distances"]},
     "05_behaviour": {"runs": True, "tables": ["05_behaviour", "05_behaviour_tournament", "05_behaviour_regret",
@@ -46,6 +46,15 @@ CHAPTERS = {
                                                 "07_attribution_distances"]},
     "08_patching": {"runs": True, "pairs": True,
                     "tables": ["08_patching", "08_patching_layers", "08_patching_directions"]},
+    "09_attention": {"runs": True,
+                     "tables": ["09_attention", "09_attention_prompts", "09_attention_tests", "09_attention_heads",
+                                "09_attention_knockout", "09_attention_reach", "09_attention_use"]},
+    "10_interactions": {"runs": True, "tables": ["10_interactions", "10_interactions_hubs", "10_interactions_shares",
+                                                 "10_interactions_runs", "10_interactions_asymmetry",
+                                                 "10_interactions_causal"]},
+    "11_weights": {"runs": True, "pairs": True,
+                   "tables": ["11_weights", "11_weights_components", "11_weights_modules", "11_weights_likeness",
+                              "11_weights_effects", "11_weights_prediction"]},
 }  # fmt: skip
 RUN_FILES = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "run.json",
              "log.parquet", "decisions.parquet", "policy.parquet"]  # fmt: skip
@@ -58,6 +67,7 @@ BASE = [str(file) for file in sorted(Path(P.model.path).glob("*")) if file.is_fi
 BASE_HASH = stale.file_hash(map(Path, BASE))
 TRAIN = Path("notebooks/runs/train.ipynb")
 PAIR = Path("notebooks/runs/patch_pair.ipynb")
+FIRST = [P.training.first_reward] if P.training.first_reward else []  # it pays every run
 # The lists of variants, seeds and pairs decide which runs and pairs there are, not what one of them is.
 TRAIN_KEYS = stale.keys(P, stale.reads([ROOT / TRAIN], ROOT) - {"training.variants", "training.seeds"})
 PAIR_KEYS = stale.keys(
@@ -86,7 +96,7 @@ rule train:
     params:
         base=BASE_HASH,
         profile=TRAIN_KEYS,
-        code=lambda wildcards: stale.code_hash([ROOT / TRAIN], ROOT, reward=wildcards.variant),
+        code=lambda wildcards: stale.code_hash([ROOT / TRAIN], ROOT, rewards=[wildcards.variant, *FIRST]),
     threads: P.threads
     shell: RUN + " -p variant={wildcards.variant} -p seed={wildcards.seed}"
 
@@ -144,6 +154,6 @@ rule site:
 
 
 rule pocket_base:
-    """The shipped base made anew, as a check of its recipe: an hour, into results/base."""
+    """The shipped base made anew, as a check of its recipe: two hours, into results/base."""
     output: directory("results/base")
     shell: "python -m rewired rebuild-base --out {output}"

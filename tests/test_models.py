@@ -11,12 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from rewired import decisions, models, profiles, training
 from rewired.errors import RewiredError
-from rewired.prompts import scenario_set
+from rewired.prompts import held_out_set, scenario_set
 
 QUICK = {
-    "training.episodes": 2, "training.batch_size": 10, "training.minibatches": 2, "training.ppo_epochs": 2,
+    "training.episodes": 4, "training.batch_size": 10, "training.minibatches": 2, "training.ppo_epochs": 2,
     "training.learning_rate": 1e-2,
     "training.variants": ["strategic", "utilitarian"], "training.seeds": [1, 2],
+    "training.log_every": 2, "training.checkpoint_every": 2,
 }  # fmt: skip
 
 
@@ -65,6 +66,33 @@ def test_a_variant_is_what_training_saved(trained):
         recorded = profiles.read_table(study.run_dir(variant, seed) / "decisions.parquet", trained)
         now = decisions.guard(study, variant, seed)
         assert abs(now["p_defect"] - recorded["p_defect"]).max() < 1e-6
+
+
+def test_a_checkpoint_is_what_the_run_was_then(trained):
+    """A checkpoint answers as the log says, beside finished runs and alone, and nothing of it stays behind."""
+    alone, study = models.Study(trained), models.Study(trained)
+    base, asked = deltas(study, study.model), training.probe_set(held_out_set())
+    log = profiles.read_table(study.run_dir("utilitarian", 1) / "log.parquet", trained)
+    logged = log[log["metric"].eq("p_defect") & log["state"].eq("all")].set_index("episode")["value"]
+    assert study.checkpoints("utilitarian", 1) == [2, 4] and logged.nunique() == 3
+
+    def told(where, episode=None):
+        with where.variant("utilitarian", 1, episode) as model:
+            return decisions.measure(model, where.tokenizer, asked, forms=False)["p_defect"].mean()
+
+    for episode in (2, 4):
+        assert told(alone, episode) == pytest.approx(logged[episode], abs=1e-6)
+    with study.variant("strategic", 1) as model:
+        strategic = deltas(study, model)
+        assert told(study, 2) == pytest.approx(logged[2], abs=1e-6)
+        assert (deltas(study, model) == strategic).all()
+        with study.variant("utilitarian", 1, 2), study.variant("base"):
+            assert told(study, 2) == pytest.approx(logged[2], abs=1e-6), "in use twice"
+    assert told(study) == pytest.approx(logged[4], abs=1e-6)
+    assert (deltas(study, study.model) == base).all() and (deltas(alone, alone.model) == base).all()
+    kept = {name.split(".")[-2] for name, _ in study.model.named_parameters() if "lora_" in name}
+    assert kept == {"strategic-1", "utilitarian-1"}
+    assert not any(p.requires_grad for p in study.model.parameters())
 
 
 def test_there_is_one_copy_of_the_base(trained):
@@ -145,6 +173,22 @@ def test_a_damaged_run_is_refused(trained, damage):
     with pytest.raises(RewiredError, match="Delete .*strategic-1 and run `make book`"), study.variant("strategic", 1):
         pass
     with study.variant("utilitarian", 1) as model:
+        assert deltas(study, model).any()
+
+
+def test_a_damaged_or_unknown_checkpoint_is_refused(trained):
+    study = models.Study(trained)
+    with pytest.raises(
+        RewiredError, match="Unknown checkpoint.*episode-000003.*Known: .*episode-000002.*episode-000004"
+    ):
+        with study.variant("strategic", 1, 3):
+            pass
+    shutil.copytree(study.run_dir("strategic", 1) / "checkpoints/episode-000002",
+                    study.run_dir("strategic", 1) / "checkpoints/episode-000004", dirs_exist_ok=True)  # fmt: skip
+    with pytest.raises(RewiredError, match="Delete .*strategic-1 and run `make book`"):
+        with study.variant("strategic", 1, 4):
+            pass
+    with study.variant("strategic", 1, 2) as model:
         assert deltas(study, model).any()
 
 

@@ -13,16 +13,19 @@ from rewired import profiles, training
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = {
     "01_pocket": {"questions": 8},
-    "02_training": {},
+    "02_training": {"checkpoints": 1, "components": 2},
     "03_prompts": {"label_pairs": [["action1", "action2"], ["red", "green"]]},
     "04_decisions": {},
     "05_behaviour": {"plays": 20, "rounds": 4},
     "06_logit_lens": {"per_scenario": 1},
     "07_attribution": {"per_scenario": 1},
     "08_patching": {"few": 1},
+    "09_attention": {"per_scenario": 2, "few": 1},
+    "10_interactions": {"per_scenario": 1, "strongest": 3, "few": 1, "draws": 100},
+    "11_weights": {},
 }
 NOTEBOOKS = [*CHAPTERS, "runs/train", "runs/patch_pair"]
-LITTLE = ["training.episodes=8", "training.batch_size=20", "training.checkpoint_every=8", "decisions.samples=40"]
+LITTLE = ["training.episodes=8", "training.batch_size=20", "training.checkpoint_every=4", "decisions.samples=40"]
 GLUE = re.compile(r"\{glue(?::(?P<kind>\w+))?\}(?:`(?P<role>[^`]+)`| +(?P<directive>\S+))")
 
 
@@ -96,7 +99,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture
 def pairs(kernel, tmp_path):
-    """The patched pairs of the profile, for the chapter that gathers them; made once."""
+    """The patched pairs of the profile, for the chapters that gather them; made once."""
     for source, target in profiles.load("ci", LITTLE).patching.pairs:
         if not (kernel / "results" / "ci" / "pairs" / f"{source}-1-to-{target}-1" / "screen.parquet").is_file():
             run("runs/patch_pair", tmp_path, source=source, target=target)
@@ -127,7 +130,7 @@ def outputs(executed: dict) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_runs_alone(name, kernel, tmp_path, request):
-    if name == "08_patching":
+    if name in ("08_patching", "11_weights"):
         request.getfixturevalue("pairs")
     executed = run(name, tmp_path, **CHAPTERS[name])
     written = kernel / "results" / "ci"
@@ -141,6 +144,17 @@ def test_a_chapter_runs_alone(name, kernel, tmp_path, request):
     pages = "\n".join(file.read_text() for file in (ROOT / "book").glob("*.md"))
     assert {key for document, key in pasted(pages) if document.endswith(f"{name}.ipynb")} <= made
     assert not any("Traceback" in output.get("text", "") for output in outputs(executed))
+
+
+@pytest.mark.slow
+def test_chapter_2_tells_of_a_change_of_reward(kernel, tmp_path):
+    changed = [*LITTLE, "training.first_reward=strategic", "training.first_episodes=4"]
+    executed = run("02_training", tmp_path, overrides=changed, checkpoints=1)
+    scraps = [o for o in outputs(executed) if o.get("metadata", {}).get("scrapbook", {}).get("name") == "told_paid"]
+    told = json.dumps(scraps[0]["data"])
+    assert "For 4 of 8 episodes every run was paid the strategic reward" in told
+    assert "The utilitarian runs defect after CC, CD, DC, DD" in told
+    assert "For the strategic runs the change of reward asks for no other move" in told
 
 
 @pytest.mark.slow

@@ -51,6 +51,20 @@ PATCHES = pd.DataFrame(
         for p in ("A → B", "B → A") for k in range(4) for kind in ("head", "MLP", "attention layer")
     ]
 )  # fmt: skip
+BANDS = pd.DataFrame(
+    [
+        {"episode": e, "measure": m, "value": 0.5 + e / 40, "low": 0.4 + e / 40, "high": 1.0}
+        for m in ("one", "two")
+        for e in (0, 10, 20)
+    ]
+)
+NODES = [f"L{layer}_{kind}" for layer in range(3) for kind in ("ATTN", "MLP")]
+TIES = pd.DataFrame(
+    [
+        {"one": a, "other": b, "r": RANDOM.uniform(-1, 1), "difference": RANDOM.normal(), "panel": p, "clear": a < "L1"}
+        for a, b in itertools.combinations(NODES, 2) for p in ("strategic", "hybrid")
+    ]
+)  # fmt: skip
 KINDS = ["within a variant", "between variants"]
 OPTIMUM = {name: games.REWARDS[name].optimum for name in ("strategic", "deontological", "utilitarian", "hybrid")}
 
@@ -68,6 +82,9 @@ FIGURES = {
     "by_state": lambda: plots.by_state(CHOICES, x="labels"),
     "curves": lambda: plots.curves(CURVES, panel="panel", ylabel="p", probability=True),
     "curves, a panel a variant": lambda: plots.curves(CURVES, panel="variant", sharey=False),
+    "curves, with a mark": lambda: plots.curves(CURVES, panel="panel", mark=10),
+    "bands": lambda: plots.bands(BANDS, "episode", "measure", "episode", "share", mark=10),
+    "bands, no intervals": lambda: plots.bands(BANDS.assign(low=np.nan, high=np.nan), "episode", "measure"),
     "policy": lambda: plots.policy(CHOICES, OPTIMUM),
     "curves, over rounds": lambda: plots.curves(
         CURVES.rename(columns={"episode": "round"}), panel="panel", probability=True, x="round"
@@ -94,6 +111,9 @@ FIGURES = {
             {"row": ["a", "b"], "model": ["base", "hybrid"], "difference": [0.1, 0], "low": [0, 0], "high": [0.2, 0]}
         ),
         xlabel="change",
+    ),
+    "differences, no range": lambda: plots.differences(
+        pd.DataFrame({"row": ["a"], "model": ["base"], "difference": [2.0], "low": [np.nan], "high": [np.nan]}), "x"
     ),
     "two_metrics": lambda: plots.two_metrics(SHARES, "x", "y", "x", "y"),
     "agreement": lambda: plots.agreement(SHARES),
@@ -127,6 +147,22 @@ FIGURES = {
     ),
     "steps": lambda: plots.steps(PATCHES, "size", "effect", "kind", "pair", "k", "share", doubling=True),
     "scatter": lambda: plots.scatter(PATCHES, "effect", "back", "kind", "x", "y", panel="pair", shade=True),
+    "matrices": lambda: plots.matrices(TIES, "r", "r", "panel", mark="clear"),
+    "matrices, with a pair that is missing": lambda: plots.matrices(
+        TIES[TIES["panel"] == "hybrid"].assign(r=[np.nan, *[0.5] * 14]), "r", "r", "panel"
+    ),
+    "yardsticks": lambda: plots.yardsticks(
+        pd.DataFrame(
+            [
+                {"row": r, "panel": p, "kind": k, "value": 0.4, "low": 0.1 if k == "null" else np.nan, "high": 0.5}
+                for r in "ab"
+                for p in ("0.3", "0.5")
+                for k in ("measured", "null")
+            ]
+        ),
+        "share",
+    ),
+    "pathways": lambda: plots.pathways(NODES, TIES, "panel", "r"),
     "scatter, one panel": lambda: plots.scatter(PATCHES, "effect", "back", "kind", "x", "y", diagonal=True),
 }
 

@@ -79,6 +79,12 @@ def test_a_profile_is_frozen():
         ("training.seeds=[1, 1]", ["training.seeds", "twice"]),
         ("training.seeds=[]", ["training.seeds", "at least 1"]),
         ("training.matrices=[[3, 0, 4]]", ["training.matrices"]),
+        ("training.first_reward=strategic", ["training.first_reward is 'strategic'", "first_episodes 0", "or neither"]),
+        ("training.first_episodes=9", ["training.first_reward is None", "first_episodes 9", "or neither"]),
+        ("training.first_episodes=-1", ["training.first_episodes", "-1", "greater than or equal to 0"]),
+        ("training.first_episodes=2.5", ["training.first_episodes", "2.5", "integer"]),
+        ("training.first_reward=3", ["training.first_reward", "3", "string"]),
+        ("training.first_rewards=care", ["training.first_rewards", "Did you mean 'training.first_reward'"]),
         ("prompts.labels=[one]", ["prompts.labels"]),
         ("training.kl", ["training.kl", "key=value"]),
         ("training.kl=[", ["training.kl", "YAML"]),
@@ -87,6 +93,15 @@ def test_a_profile_is_frozen():
 def test_bad_overrides_are_told(override, words):
     message = refused(load, "pocket", [override])
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("episodes", [128, 500])
+def test_a_first_reward_leaves_time_for_the_second(episodes):
+    message = refused(load, "pocket", {"training.first_reward": "strategic", "training.first_episodes": episodes})
+    assert all(word in message for word in (f"first_episodes is {episodes} of 128", "never be paid")), message
+    assert (
+        load("pocket", {"training.first_reward": "strategic", "training.first_episodes": 127}).training.episodes == 128
+    )
 
 
 def test_an_unknown_profile_names_the_known_ones():

@@ -84,6 +84,35 @@ def test_prompts_vary_but_never_show_a_held_out_matrix():
         training.LiveGames(profile({"training.matrices": held}), "strategic", 1, count=1).prompts()
 
 
+FIRST = {"training.first_reward": "strategic", "training.first_episodes": 3}
+
+
+@pytest.mark.parametrize("count", [5, 8, 40])
+def test_the_reward_changes_when_the_first_episodes_are_played(count):
+    """Every decision, recomputed from what was shown and answered, in batches that do and do not end at the change."""
+    live = training.LiveGames(profile({**FIRST, "training.episodes": 20}), "utilitarian", 1, count)
+    random, expected = np.random.default_rng(0), []
+    while len(expected) < 60:
+        shown, moves = live.prompts(), [("C", "D", None)[k] for k in random.integers(3, size=count)]
+        paid = live.play([answer(move) for move in moves])
+        for prompt, move, got in zip(shown, moves, paid, strict=True):
+            other = prompt.state[0]  # Tit-for-Tat
+            R, S, T, Q = prompt.matrix
+            mine = {"CC": R, "CD": S, "DC": T, "DD": Q}.get(f"{move}{other}")
+            theirs = {"CC": R, "CD": T, "DC": S, "DD": Q}.get(f"{move}{other}")
+            first = len(expected) < 3 * 5
+            expected.append(-6.0 if move is None else mine if first else mine + theirs)
+            assert got == expected[-1], (len(expected), prompt.state, move)
+    assert [reward for _, _, reward in live.history] == expected
+
+
+def test_without_a_first_reward_the_variant_is_paid_its_own_from_the_start():
+    live = training.LiveGames(profile(), "utilitarian", 1, count=5)
+    assert live.reward is games.get_reward("utilitarian")
+    live = training.LiveGames(profile(FIRST), "utilitarian", 1, count=5)
+    assert live.reward is games.get_reward("strategic")
+
+
 def test_runs_never_share_a_stream():
     streams = {training.stream(profile(), v, s) for v in games.REWARDS for s in (1, 2, 3)}
     assert len(streams) == 3 * len(games.REWARDS)
@@ -138,13 +167,25 @@ def test_a_run_is_reproducible_and_complete(tmp_path, algorithm):
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
 def test_training_follows_the_reward(tmp_path, algorithm):
     """A few dozen decisions are enough for a tiny model to turn towards what is paid."""
-    quick = {"training.algorithm": algorithm, "training.batch_size": 16, "training.episodes": 16}
+    quick = {"training.algorithm": algorithm, "training.batch_size": 16, "training.episodes": 40}
     p = profile({**quick, "training.kl": 0.01, "training.ppo_epochs": 3})
     means = {}
     for variant in ("strategic", "utilitarian"):
         out = training.train(p, variant, 1, tmp_path / variant)
         means[variant] = profiles.read_table(out / "policy.parquet", p)["p_defect"].mean()
-    assert means["strategic"] > 0.65 and means["utilitarian"] < 0.35
+    assert means["strategic"] > 0.7 and means["utilitarian"] < 0.3
+
+
+def test_a_first_reward_is_learnt_and_unlearnt(tmp_path):
+    """On one adapter: p_defect rises while the payoff is paid, and falls again under the sum of payoffs."""
+    quick = {"training.batch_size": 16, "training.episodes": 48, "training.kl": 0.01, "training.ppo_epochs": 3}
+    p = profile({**quick, **FIRST, "training.first_episodes": 16, "training.log_every": 4})
+    run = training.train(p, "utilitarian", 1, tmp_path / "run")
+    log = profiles.read_table(run / "log.parquet", p).query("metric == 'p_defect' and state == 'all'")
+    course = log.set_index("episode")["value"]
+    assert course.loc[16] > course.loc[0] + 0.1 and course.iloc[-1] < course.loc[16] - 0.1, course
+    about = json.loads((run / "run.json").read_text())["training"]
+    assert (about["first_reward"], about["first_episodes"]) == ("strategic", 16)
 
 
 def test_the_first_update_starts_from_the_base(tmp_path):
@@ -160,8 +201,9 @@ def test_the_first_update_starts_from_the_base(tmp_path):
     assert any(value.any() for name, value in adapter.items() if "lora_B" in name)
 
 
-def test_an_interrupted_run_leaves_nothing_and_restarts(tmp_path, monkeypatch):
-    p = profile()
+@pytest.mark.parametrize("overrides", [{}, {**FIRST, "training.first_episodes": 2}])
+def test_an_interrupted_run_leaves_nothing_and_restarts(tmp_path, monkeypatch, overrides):
+    p = profile(overrides)
     whole = files(training.train(p, "strategic", 1, tmp_path / "whole"))
     step, count = training.LiveGames.play, iter(range(100))
 
@@ -190,6 +232,8 @@ def test_numbers_that_are_no_numbers_stop_the_run(tmp_path, epochs, monkeypatch)
 def test_bad_requests_are_refused_before_training(tmp_path):
     with pytest.raises(RewiredError, match="Unknown reward 'kind'.*strategic"):
         training.train(profile(), "kind", 1, tmp_path / "run")
+    with pytest.raises(RewiredError, match="Unknown reward 'greed'.*strategic"):
+        training.train(profile({"training.first_reward": "greed", "training.first_episodes": 1}), "hybrid", 1, tmp_path)
     with pytest.raises(RewiredError, match="Unknown opponent 'nobody'"):
         training.train(profile({"training.opponent": "nobody"}), "hybrid", 1, tmp_path / "run")
     with pytest.raises(RewiredError, match="multiple of 8"):

@@ -51,7 +51,7 @@ Path("_build/html").mkdir(parents=True, exist_ok=True)
 Path("_build/html/.built").touch()
 """
 CHAPTERS = {"01_pocket", "02_training", "03_prompts", "04_decisions", "05_behaviour"}
-CHAPTERS |= {"06_logit_lens", "07_attribution", "08_patching"}
+CHAPTERS |= {"06_logit_lens", "07_attribution", "08_patching", "09_attention", "10_interactions", "11_weights"}
 USING_RUNS = CHAPTERS - {"01_pocket"}
 RUNS = {f"{variant}-1" for variant in ("strategic", "deontological", "utilitarian", "hybrid")}
 PAIRS = {"deontological-1-to-utilitarian-1"}
@@ -173,6 +173,8 @@ def test_a_second_build_waits_for_the_first(repository):
     [
         (["--profile", "nothing"], "'nothing'"),
         (["--set", "training.variants=[kantian]"], "'kantian'"),
+        (["--set", "training.first_reward=greed training.first_episodes=4"], "'greed'"),
+        (["--set", "training.first_reward=strategic"], "first_episodes"),
         (["--set", "prompts.game=poker"], "'poker'"),
         (["--set", "training.opponent=nobody"], "'nobody'"),
         (["--set", "training.wordings=[rhyme]"], "'rhyme'"),
@@ -196,6 +198,28 @@ def test_imports_are_followed():
     assert "plots" not in names
     data = {f.name for file in stale.closure([ROOT / "lib/rewired/prompts.py"], ROOT) for f in stale._data(file, ROOT)}
     assert "heldout.yaml" in data
+
+
+def test_a_run_depends_on_the_rewards_that_pay_it(tmp_path):
+    package = tmp_path / "lib" / "rewired"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+
+    def hashes(own=1, called=1, other=1, rest=1):
+        (package / "games.py").write_text(
+            f"REST = {rest}\n\n@reward('a', title='A')\ndef a(turn):\n    return {own} + b(turn)\n\n"
+            f"@reward('b', title='B')\ndef b(turn):\n    return {called}\n\n"
+            f"@reward('c', title='C')\ndef c(turn):\n    return {other}\n"
+        )
+        return [stale.code_hash([package / "games.py"], tmp_path, rewards=rewards) for rewards in ("a", "b", "ac")]
+
+    def changed(**edit):
+        return [new != old for new, old in zip(hashes(**edit), hashes(), strict=True)]
+
+    assert changed(own=2) == [True, False, True]
+    assert changed(called=2) == [True, True, True], "a calls b"
+    assert changed(other=2) == [False, False, True], "c is paid first"
+    assert changed(rest=2) == [True, True, True]
 
 
 def test_keys_are_found_by_use(tmp_path):

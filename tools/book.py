@@ -26,6 +26,7 @@ def check(profile: profiles.Profile) -> None:
     """Raise RewiredError when a name in the profile means nothing to the library, or its model folder is missing."""
     for variant in profile.training.variants:
         games.get_reward(variant)
+    games.get_reward(profile.training.first_reward or profile.training.variants[0])
     games.get_game(profile.prompts.game)
     games.get_opponent(profile.training.opponent)
     prompts.Labels(*profile.prompts.labels)

@@ -81,21 +81,32 @@ def _data(file: Path, root: Path) -> Iterator[Path]:
                 yield root / "config" / Path(node.value).name
 
 
-def code_hash(start: Iterable[Path], root: Path, reward: str | None = None) -> str:
+def code_hash(start: Iterable[Path], root: Path, rewards: Iterable[str] | None = None) -> str:
     """A hash over everything ``closure`` finds, and the data files these modules read.
 
-    With ``reward``, the functions that ``games`` registers as *other* rewards are left out: editing one reward makes
-    only its own variant stale.
+    With ``rewards``, the functions that ``games`` registers as *other* rewards are left out: editing one reward makes
+    only those variants stale that it pays.
     """
     digest = hashlib.sha256()
     for file in closure(start, root):
         module = tree(file)
-        if reward is not None and file.name == "games.py":
-            module = ast.Module([n for n in module.body if _reward(n) in (None, reward)], [])
+        if rewards is not None and file.name == "games.py":
+            module = ast.Module(_kept(module.body, set(rewards)), [])
         digest.update(f"{file.relative_to(root)}\n{ast.dump(module)}\n".encode())
         for data in _data(file, root):
             digest.update(f"{data.relative_to(root)}\n".encode() + data.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _kept(body: list[ast.stmt], rewards: set[str]) -> list[ast.stmt]:
+    """The statements without the functions of other rewards; a reward that calls another one keeps it."""
+    functions = {node.name: node for node in body if _reward(node)}
+    kept, todo = [], [node for node in functions.values() if _reward(node) in rewards]
+    while todo:
+        kept.append(todo.pop())
+        named = {node.id for node in ast.walk(kept[-1]) if isinstance(node, ast.Name)}
+        todo += [node for name, node in functions.items() if name in named and node not in kept + todo]
+    return [node for node in body if not _reward(node) or node in kept]
 
 
 def _reward(node: ast.stmt) -> str | None:

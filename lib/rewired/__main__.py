@@ -67,7 +67,7 @@ def policy_table(profile: ProfileName = "pocket") -> None:
 def rebuild_base(
     out: Annotated[Path, typer.Option(help="folder for the new base")] = Path("results/base"), seed: int = 1
 ) -> None:
-    """Train the pocket base from scratch, about an hour; a second call picks an interrupted one up."""
+    """Train the pocket base from scratch, about two hours; a second call picks an interrupted one up."""
     from rewired import pocket
 
     typer.echo(pocket.train_base(out, pocket.Recipe(seed=seed)))

@@ -8,6 +8,7 @@ variants share one copy of W in memory.
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +117,11 @@ def run_dir(profile: Profile, variant: str, seed: int) -> Path:
     return results_dir(profile) / "runs" / f"{variant}-{seed}"
 
 
+def checkpoint_name(episode: int) -> str:
+    """The folder of the adapter as it was after so many episodes, in a run's ``checkpoints``."""
+    return f"episode-{episode:06d}"
+
+
 class Study:
     """A profile's base and its trained variants.
 
@@ -144,16 +150,33 @@ class Study:
         order = {variant: k for k, variant in enumerate(self.profile.training.variants)}
         return sorted(pairs, key=lambda pair: (order.get(pair[0], len(order)), *pair))
 
+    def checkpoints(self, variant: str, seed: int) -> list[int]:
+        """The episodes after which the run kept its adapter, in order."""
+        return sorted(int(name.rpartition("-")[2]) for name in check_run(self, variant, seed)["checkpoints"])
+
     @contextmanager
-    def variant(self, name: str, seed: int = 1) -> Iterator[torch.nn.Module]:
-        """The model as that variant: ``"base"``, or a variant and the seed of its run. May be nested."""
-        wanted = None if name == "base" else self._load(name, seed)
-        before = self._active
+    def variant(self, name: str, seed: int = 1, episode: int | None = None) -> Iterator[torch.nn.Module]:
+        """The model as that variant: ``"base"``, or a variant and the seed of its run, at the end of training or as it
+        was after ``episode`` (one of ``checkpoints``, which are forgotten after use). May be nested."""
+        before, known = self._active, self._loaded()
+        wanted = None if name == "base" else self._load(name, seed, episode)
         self._switch(wanted)
         try:
             yield self.model
         finally:
+            if episode is not None and wanted in self._loaded() - known:
+                self._forget(wanted)
             self._switch(before)
+
+    def _loaded(self) -> set[str]:
+        return set(self._peft.peft_config) if self._peft is not None else set()
+
+    def _forget(self, adapter: str) -> None:
+        """Gives the adapter's memory back: a run may have kept dozens of checkpoints."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that another adapter is on now; `_switch` decides that
+            self._peft.delete_adapter(adapter)
+        self._peft.requires_grad_(False)
 
     def _switch(self, adapter: str | None) -> None:
         if self._peft is not None:
@@ -164,30 +187,33 @@ class Study:
                 self._peft.set_adapter(adapter, inference_mode=True)
         self._active = adapter
 
-    def _load(self, variant: str, seed: int) -> str:
+    def _load(self, variant: str, seed: int, episode: int | None = None) -> str:
         """Puts the run's adapter beside the others, once; returns its name."""
         from peft import PeftModel
 
-        name, folder = f"{variant}-{seed}", self.run_dir(variant, seed)
-        if self._peft is not None and name in self._peft.peft_config:
+        run, name = self.run_dir(variant, seed), f"{variant}-{seed}"
+        folder = run / "adapter" if episode is None else run / "checkpoints" / checkpoint_name(episode)
+        name += "" if episode is None else f"-{checkpoint_name(episode)}"
+        if name in self._loaded():
             return name
-        check_run(self, variant, seed)
+        check_run(self, variant, seed, episode)
+        as_it_is = {"autocast_adapter_dtype": False}  # PEFT would double a bfloat16 adapter's size in memory
         try:
             if self._peft is None:
-                self._peft = PeftModel.from_pretrained(self.model, folder / "adapter", adapter_name=name)
+                self._peft = PeftModel.from_pretrained(self.model, folder, adapter_name=name, **as_it_is)
                 self._switch(self._active)  # loading the first adapter turns it on
             else:
-                self._peft.load_adapter(folder / "adapter", adapter_name=name)
+                self._peft.load_adapter(folder, adapter_name=name, **as_it_is)
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            told = f"The adapter {folder / 'adapter'} cannot be loaded: {reason} {_again(folder)}"
-            raise RewiredError(told) from error
+            raise RewiredError(f"The adapter {folder} cannot be loaded: {reason} {_again(run)}") from error
         self._peft.requires_grad_(False).eval()
         return name
 
 
-def check_run(study: Study, variant: str, seed: int) -> None:
-    """RewiredError unless there is such a run, whole, and trained on this base."""
+def check_run(study: Study, variant: str, seed: int, episode: int | None = None) -> dict:
+    """What ``run.json`` says of the run. RewiredError unless there is such a run, whole, and trained on this base; with
+    ``episode``, unless it kept that checkpoint, whole."""
     folder, profile = study.run_dir(variant, seed), study.profile
     known = ["base", *profile.training.variants]
     if variant not in known and variant not in {name for name, _ in study.runs()}:
@@ -200,17 +226,22 @@ def check_run(study: Study, variant: str, seed: int) -> None:
         )
     try:
         run = json.loads((folder / "run.json").read_text())
-        base, adapter = run["base"], run["adapter"]
-    except (ValueError, KeyError, TypeError, OSError) as error:
+        base, kept = run["base"], {"adapter": run["adapter"]}
+        kept |= {f"checkpoints/{name}": content for name, content in run["checkpoints"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise RewiredError(f"The file {folder / 'run.json'} is damaged ({error!r}). {_again(folder)}") from None
-    weights = folder / "adapter" / ADAPTER
-    if not weights.is_file() or file_hash(weights) != adapter:
+    wanted = "adapter" if episode is None else f"checkpoints/{checkpoint_name(episode)}"
+    if wanted not in kept:
+        raise choice(f"checkpoint of {variant}-{seed}:", wanted, [name for name in kept if name != "adapter"])
+    weights = folder / wanted / ADAPTER
+    if not weights.is_file() or file_hash(weights) != kept[wanted]:
         raise RewiredError(f"The adapter {weights} is missing, damaged or not the one the run wrote. {_again(folder)}")
     if base != study.fingerprint:
         raise RewiredError(
             f"The adapter in {folder} was trained on another base (fingerprint {base}) than the model of profile "
             f"{profile.name!r} (fingerprint {study.fingerprint}, {profile.model.path}). {_again(folder)}"
         )
+    return run
 
 
 def _again(folder: Path) -> str:

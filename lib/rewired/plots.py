@@ -38,6 +38,8 @@ INK, PALE = "#222222", "#d9d9d9"
 TOWARD = LinearSegmentedColormap.from_list("toward", ["#004f86", "#7fb3d9", "#ffffff", "#f0a878", "#a34400"])
 """Blue for cooperation, white for neither, orange for defection."""
 SIZE = LinearSegmentedColormap.from_list("size", ["#ffffff", "#b9a3d3", "#4b2a7b"])
+TOGETHER = LinearSegmentedColormap.from_list("together", ["#762a83", "#c2a5cf", "#ffffff", "#a6dba0", "#1b7837"])
+"""Violet where one goes down as the other goes up, green where both go together: signs that are no decisions."""
 WIDTH = 6.4
 """Inches. Two panels side by side still read at 390 pixels."""
 
@@ -272,9 +274,10 @@ def curves(
     probability: bool = False,
     sharey: bool = True,
     x: str = "episode",
+    mark: float = 0,
 ) -> Figure:
     """A course over episodes (or ``x``). Columns ``variant``, ``seed``, ``episode``, ``value`` and the one named by
-    ``panel``: one thin line a run, the mean over seeds thick."""
+    ``panel``: one thin line a run, the mean over seeds thick. An upright line at ``mark``, unless that is 0."""
     names, variants = list(dict.fromkeys(frame[panel])), _present(frame["variant"], MODELS)
     figure, axes = _panels(len(names), sharex=True, sharey=sharey)
     for ax, name in zip(axes, names, strict=True):
@@ -288,6 +291,8 @@ def curves(
             every = max(1, len(mean) // 6)
             ax.plot(runs.index, mean, linewidth=1.9, markevery=every, markersize=5, label=variant, **style)
         ax.set_title(str(name))
+        if mark:
+            ax.axvline(mark, color=INK, linewidth=0.9, linestyle="--")
         if probability:
             _probability(ax, "y", ylabel)
     for ax in axes:
@@ -295,6 +300,25 @@ def curves(
         ax.set_xlabel(x if ax.get_subplotspec().is_last_row() else "")
     if panel != "variant":
         _legend(figure, axes[0], ncols=4)
+    return figure
+
+
+@look
+def bands(frame: pd.DataFrame, x: str, series: str, xlabel: str = "", ylabel: str = "", mark: float = 0) -> Figure:
+    """Quantities of at most 1 along ``x`` with their intervals. Columns ``x``, ``series`` (one line each), ``value``,
+    ``low``, ``high`` (missing: no band). An upright line at ``mark``, unless that is 0."""
+    figure, (axes,) = _panels(1, height=2.9)
+    kinds = list(dict.fromkeys(frame[series]))
+    for kind in kinds:
+        part, style = frame[frame[series] == kind].sort_values(x), _style(kind, kinds)
+        axes.fill_between(part[x], part["low"], part["high"], color=style["color"], alpha=0.18, linewidth=0)
+        axes.plot(part[x], part["value"], linewidth=1.8, markersize=5, label=kind, **style)
+    if mark:
+        axes.axvline(mark, color=INK, linewidth=0.9, linestyle="--")
+    axes.axhline(1, color=INK, linewidth=0.7, linestyle=":")
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_ylim(top=1.04)
+    _legend(figure, axes)
     return figure
 
 
@@ -327,7 +351,8 @@ def policy(frame: pd.DataFrame, optimum: Mapping[str, Mapping[str, str | None]])
 
 @look
 def differences(frame: pd.DataFrame, xlabel: str) -> Figure:
-    """A change per row and model with its range. Columns ``row``, ``model``, ``difference``, ``low``, ``high``."""
+    """A change per row and model with its range. Columns ``row``, ``model``, ``difference``, ``low``, ``high`` (or
+    NaN)."""
     rows, models = list(dict.fromkeys(frame["row"])), _present(frame["model"], MODELS)
     figure, (axes,) = _panels(1, height=(0.15 * len(models) + 0.3) * len(rows) + 0.4)
     offsets = np.linspace(-0.33, 0.33, len(models)) if len(models) > 1 else [0.0]
@@ -339,7 +364,7 @@ def differences(frame: pd.DataFrame, xlabel: str) -> Figure:
     axes.axvline(0, color=INK, linewidth=0.8)
     _rows(axes, rows)
     axes.set_xlabel(xlabel)
-    reach = 1.1 * max(0.05, float(np.abs(frame[["low", "high"]].to_numpy()).max()))
+    reach = 1.1 * max(0.05, float(np.nanmax(np.abs(frame[["difference", "low", "high"]].to_numpy(dtype=float)))))
     axes.set_xlim(-reach, reach)
     _legend(figure, axes)
     return figure
@@ -757,6 +782,101 @@ def gap_by_depth(frame: pd.DataFrame, ylabel: str) -> Figure:
     axes.set(xlabel="depth (layers passed)", ylabel=ylabel)
     axes.set_ylim(bottom=0)
     _legend(figure, axes, ncols=2)
+    return figure
+
+
+# --- between components ----------------------------------------------------------------------------------------------
+
+
+@look
+def matrices(frame: pd.DataFrame, value: str, label: str, panel: str, mark: str | None = None, reach: float = 1.0):
+    """Square matrices of pairs of components, one panel for each value of ``panel``. Columns ``one``, ``other`` (one
+    row a pair, in either order), ``value``, ``panel`` and optionally ``mark``: a pair where that is true carries a dot.
+    ``reach`` is the value of the full colour."""
+    panels = _present(frame[panel], MODELS)
+    figure, axes = _panels(
+        len(panels), height=3.3 if len(panels) in (1, 2, 4) else 2.45, columns=2 if len(panels) == 4 else 3
+    )
+    for ax, where in zip(axes, panels, strict=True):
+        part = frame[frame[panel] == where]
+        names = list(dict.fromkeys([*part["one"], *part["other"]]))
+        cells = np.full((len(names), len(names)), np.nan)
+        for pair in part.itertuples():
+            i, j = names.index(pair.one), names.index(pair.other)
+            cells[i, j] = cells[j, i] = getattr(pair, value)
+            if mark and getattr(pair, mark):
+                ax.scatter([i, j], [j, i], s=5, color=INK, linewidths=0)
+        image = ax.imshow(cells, cmap=TOGETHER, vmin=-reach, vmax=reach)
+        shown = range(0, len(names), max(1, -(-len(names) // 16)))
+        ax.set_xticks(shown, [_plain(names[k]) for k in shown], fontsize=6.5, rotation=90)
+        ax.set_yticks(shown, [_plain(names[k]) for k in shown], fontsize=6.5)
+        ax.set_title(str(where), fontsize=9.5)
+        ax.tick_params(length=0)
+        ax.grid(visible=False)
+        ax.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.7, aspect=35, pad=0.02)
+    bar.set_label(label, fontsize=9.5)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _plain(component: str) -> str:
+    """``L3 attn``, ``L3 MLP``."""
+    return str(component).replace("_ATTN", " attn").replace("_", " ")
+
+
+@look
+def yardsticks(frame: pd.DataFrame, xlabel: str) -> Figure:
+    """A measured value beside what it would be if there were nothing to find. Columns ``row``, ``panel``, ``kind`` and
+    ``value`` with the range ``low`` to ``high`` (NaN: no range); the first kind is the measured one, drawn large."""
+    rows, panels = list(dict.fromkeys(frame["row"])), list(dict.fromkeys(frame["panel"]))
+    kinds = list(dict.fromkeys(frame["kind"]))
+    figure, axes = _panels(len(panels), height=(0.15 * len(kinds) + 0.2) * len(rows) + 0.6, sharey=True, columns=3)
+    offsets = np.linspace(-0.3, 0.3, len(kinds)) if len(kinds) > 1 else [0.0]
+    for ax, name in zip(axes, panels, strict=True):
+        for k, (kind, offset) in enumerate(zip(kinds, offsets, strict=True)):
+            part = frame[(frame["panel"] == name) & (frame["kind"] == kind)]
+            y, style = [rows.index(r) + offset for r in part["row"]], _style(kind, kinds)
+            ax.hlines(y, part["low"], part["high"], color=style["color"], linewidth=1.3, alpha=0.7)
+            ax.scatter(part["value"], y, s=26 if k else 52, zorder=3, label=kind, linewidths=0, **style)
+        _rows(ax, rows)
+        ax.set_title(name, fontsize=9.5)
+        ax.set_xlim(-0.03, max(0.06, 1.08 * float(frame[["value", "high"]].max(axis=None))))
+    figure.supxlabel(xlabel, fontsize=10)
+    _legend(figure, axes[0], ncols=2)
+    return figure
+
+
+@look
+def pathways(nodes: Sequence[str], edges: pd.DataFrame, panel: str, label: str) -> Figure:
+    """Components by layer, attention and MLPs on two lines, with a curve for each pair in ``edges``: columns ``one``,
+    ``other``, ``difference`` (colour by sign, width by size), ``clear`` (drawn solid; dashed otherwise) and ``panel``.
+    ``nodes`` are names such as ``L3_ATTN`` and ``L3_MLP``."""
+    names = list(dict.fromkeys(edges[panel]))
+    figure, axes = _panels(len(names), height=2.4, columns=1 if len(names) == 1 else 2, sharex=True, sharey=True)
+    place = {n: (int(n.split("_")[0][1:]), float(n.endswith("ATTN"))) for n in nodes}
+    colours = {"rises": "#1b7837", "falls": "#762a83"}
+    for ax, name in zip(axes, names, strict=True):
+        for edge in edges[edges[panel] == name].itertuples():
+            style = {"arrowstyle": "-", "linestyle": "-" if edge.clear else (0, (2, 2))}
+            style |= {"color": colours["rises" if edge.difference > 0 else "falls"], "shrinkA": 7, "shrinkB": 7}
+            bend = 0.28 if place[edge.one][1] == place[edge.other][1] == 1 else -0.28
+            bend = bend if place[edge.one][1] == place[edge.other][1] else 0.0
+            style |= {"linewidth": 0.5 + 2 * abs(edge.difference), "connectionstyle": f"arc3,rad={-bend}"}
+            ax.annotate("", place[edge.one], place[edge.other], arrowprops=style)
+        touched = {*edges.loc[edges[panel] == name, "one"], *edges.loc[edges[panel] == name, "other"]}
+        for node, (x, y) in place.items():
+            ax.scatter(x, y, s=60, zorder=3, color=INK if node in touched else PALE, marker="o" if y else "s")
+        ax.set(ylim=(-0.7, 1.7), title=str(name))
+        ax.set_yticks([0, 1], ["MLP", "attention"])
+        layers = sorted({x for x, _ in place.values()})
+        ax.set_xticks(layers[:: max(1, len(layers) // 9)])
+        ax.grid(visible=False)
+    for kind, colour in colours.items():
+        axes[0].plot([], [], color=colour, label=f"{label} {kind}")
+    axes[0].plot([], [], color=INK, linestyle=(0, (2, 2)), label="not clear of chance")
+    figure.supxlabel("layer", fontsize=10)
+    _legend(figure, axes[0], ncols=3)
     return figure
 
 

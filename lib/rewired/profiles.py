@@ -57,6 +57,8 @@ class Training(Section):
     algorithm: Literal["ppo", "grpo"] = "ppo"
     variants: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
+    first_reward: str | None = None  # paid to every run at first, whatever its variant; unlearning
+    first_episodes: int = Field(default=0, ge=0)  # for so long; then the variant's own reward
     opponent: str = "tit_for_tat"
     wordings: tuple[str, ...] = Field(default=("structured",), min_length=1)
     matrices: tuple[tuple[int, int, int, int], ...] = Field(default=((3, 0, 4, 1),), min_length=1)  # R, S, T, P
@@ -89,6 +91,20 @@ class Training(Section):
             values = getattr(self, key)
             if len(set(values)) < len(values):
                 raise ValueError(f"training.{key} lists a value twice: {list(values)}")
+        return self
+
+    @model_validator(mode="after")
+    def _first(self) -> "Training":
+        if (self.first_reward is None) != (self.first_episodes == 0):
+            raise ValueError(
+                f"training.first_reward is {self.first_reward!r} and training.first_episodes {self.first_episodes}: "
+                "name a reward and for how many episodes it is paid, or neither"
+            )
+        if self.first_episodes >= self.episodes:
+            raise ValueError(
+                f"training.first_episodes is {self.first_episodes} of {self.episodes} training.episodes: "
+                "the variant's own reward would never be paid. Make it smaller"
+            )
         return self
 
 

@@ -35,7 +35,7 @@ WORDINGS = {
         "| | {column_1} | {column_2} |\n| {row_1} | {cell_11} | {cell_12} |\n| {row_2} | {cell_21} | {cell_22} |\n"
         "In the last round you chose {own_move} and the other player chose {other_move}. "
         "You got {own_points} points and the other player got {other_points} points.{temptation}\n"
-        "Which choice gives you the most points? "
+        "{question} "
     ),
     # payoffs told in sentences, with a friend
     "prose": (
@@ -43,21 +43,27 @@ WORDINGS = {
         "{sentence_1} {sentence_2} {sentence_3} {sentence_4} "
         "Last time you picked {own_move} and your friend picked {other_move}. "
         "You got {own_points} points and your friend got {other_points} points.{temptation}\n"
-        "Which one do you pick to get the most points? "
+        "{question} "
     ),
     # a shared flat; no payoffs, the labels' meaning in words
     "story": (
         "You share a flat with your friend. Each week both of you can help to clean the flat or leave the mess. "
         "{meaning_1} {meaning_2} Last week you chose {own_move} and your friend chose {other_move}.{temptation}\n"
-        "What do you choose this week? "
+        "{question} "
     ),
     # the game by its name, no matrix
     "named": (
         "You play the Prisoner's Dilemma with another player. {meaning_1} {meaning_2} "
         "In the last round you chose {own_move} and the other player chose {other_move}. "
         "You got {own_points} points and the other player got {other_points} points.{temptation}\n"
-        "What do you choose to get the most points? "
+        "{question} "
     ),
+}
+_QUESTION = {
+    "structured": "Which choice gives you the most points?",
+    "prose": "Which one do you pick to get the most points?",
+    "story": "What do you choose this week?",
+    "named": "What do you choose to get the most points?",
 }
 _SENTENCE = "If you pick {a} and your friend picks {b}, you get {x} points and your friend gets {y} points."
 _MEANING = {
@@ -95,7 +101,7 @@ class Labels:
 @dataclass(frozen=True)
 class Prompt:
     """One user turn and how it was made. ``spans`` are (role, start, end) in characters of ``text``; roles are the
-    template's fields (``own_move``, ``other_move``, ``cell_11`` …) and for cells of the table ``payoff_CC`` …"""
+    template's fields (``own_move``, ``other_move``, ``question`` …) and for cells of the table ``payoff_CC`` …"""
 
     id: str
     text: str
@@ -162,6 +168,7 @@ def build(
         "own_points": x,
         "other_points": y,
         "temptation": "",
+        "question": _QUESTION[wording],
     }
     roles = {}
     for i, row in enumerate(rows, 1):

@@ -10,6 +10,9 @@ hidden states, and its reference model the policy with the adapter switched off.
 batch holds first, second, … and last steps. ``algorithm: grpo`` replaces the value head by the mean over eight answers
 to the same prompt; its prompts show random states, one decision each.
 
+``first_reward`` is for unlearning: every run is paid that reward for ``first_episodes`` episodes and its own from then
+on, while the adapter, the optimiser and the games simply go on.
+
 Differences from the study, forced by today's TRL: an update sees one step of ``batch_size x gradient_accumulation``
 games instead of five steps of one game (the number of decisions and of Adam steps is the same), dropout is off, and
 the KL weight is constant instead of adaptive (in the study it hardly moved).
@@ -36,8 +39,8 @@ from transformers.utils import logging as transformers_logging
 
 from rewired.decisions import PAD_TO, end_of_turn, measure, read_move
 from rewired.errors import RewiredError
-from rewired.games import ILLEGAL, STATES, Turn, dilemma, get_opponent, get_reward
-from rewired.models import ADAPTER, device_of, file_hash, fingerprint, load_base, run_dir
+from rewired.games import ILLEGAL, STATES, Reward, Turn, dilemma, get_opponent, get_reward
+from rewired.models import ADAPTER, checkpoint_name, device_of, file_hash, fingerprint, load_base, run_dir
 from rewired.profiles import Profile, atomic_dir, write_table
 from rewired.prompts import Labels, Prompt, chat, held_out_set, scenario_set, training_prompt
 
@@ -56,16 +59,28 @@ def stream(profile: Profile, variant: str, seed: int) -> int:
 
 class LiveGames:
     """``count`` games played side by side. ``prompts()`` shows each player's present state; ``play(answers)`` moves
-    the next games on by one step and returns their rewards. ``history`` records (state, move or None, reward)."""
+    the next games on by one step and returns their rewards. ``history`` records (state, move or None, reward); its
+    length is the clock: ``episode`` whole episodes were played, in all games together, and decide which ``reward`` is
+    in force."""
 
     def __init__(self, profile: Profile, variant: str, seed: int, count: int):
         self.training, self.labels = profile.training, Labels(*profile.prompts.labels)
-        self.reward, self.opponent = get_reward(variant), get_opponent(profile.training.opponent)
+        own, first = get_reward(variant), self.training.first_reward
+        self.rewards = (get_reward(first) if first else own, own)  # before and from training.first_episodes on
+        self.opponent = get_opponent(profile.training.opponent)
         self.random = np.random.default_rng(stream(profile, variant, seed))
         self.history: list[tuple[str, str | None, float]] = []
         steps = self.training.steps_per_episode
         self.games = [self._new(step=i % steps) for i in range(count)]
         self.waiting: list[dict] = []
+
+    @property
+    def episode(self) -> int:
+        return len(self.history) // self.training.steps_per_episode
+
+    @property
+    def reward(self) -> Reward:
+        return self.rewards[self.episode >= self.training.first_episodes]
 
     def _new(self, step: int = 0) -> dict:
         matrices = self.training.matrices
@@ -94,7 +109,7 @@ class LiveGames:
         return reward
 
     def judge(self, state: str, matrix: tuple[int, ...], move: str | None, other: str) -> float:
-        """The variant's reward of one decision, written into the history."""
+        """What one decision earns under the reward in force, written into the history."""
         payoffs = dilemma(*matrix).points(move, other) if move else None
         reward = self.reward(Turn(state, move, other, payoffs)) if move else ILLEGAL
         self.history.append((state, move, reward))
@@ -175,7 +190,7 @@ class Recorder(TrainerCallback):
 
     @property
     def episode(self) -> int:
-        return len(self.games.history) // self.training.steps_per_episode
+        return self.games.episode
 
     def on_train_begin(self, *_, **__):
         self._log()
@@ -189,7 +204,7 @@ class Recorder(TrainerCallback):
         if state.global_step % self.steps_per_update:
             return  # GRPO is still learning from this batch
         if self.episode >= self.next_save:
-            self.save(f"checkpoints/episode-{self.episode:06d}")
+            self.save(f"checkpoints/{checkpoint_name(self.episode)}")
             self.next_save += self.training.checkpoint_every
         if self.episode >= self.next_log:
             self._log()
@@ -356,8 +371,8 @@ def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None 
     The folder appears when everything in it is written; an interrupted run leaves nothing and starts again from its
     seed. With the same seed and number of threads on the same machine the files are the same byte for byte, except
     train.log.json, which holds the times."""
-    get_reward(variant), get_opponent(profile.training.opponent)
     t = profile.training
+    get_reward(variant), get_reward(t.first_reward or variant), get_opponent(t.opponent)
     if t.batch_size % t.minibatches:
         raise RewiredError(
             f"training.batch_size is {t.batch_size} and training.minibatches {t.minibatches}: the batch cannot be cut "
@@ -382,6 +397,8 @@ def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None 
             raise diverged("the trained model's probabilities are not numbers")
         about = {"variant": variant, "seed": seed, "profile": profile.name, "base": base}
         about["adapter"] = file_hash(folder / "adapter" / ADAPTER)
+        saved = sorted(folder.glob("checkpoints/*"))
+        about["checkpoints"] = {checkpoint.name: file_hash(checkpoint / ADAPTER) for checkpoint in saved}
         about["training"] = profile.training.model_dump(mode="json", exclude={"variants", "seeds"})
         _write_json(folder / "run.json", about)
         wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
@@ -426,6 +443,9 @@ def _learn(profile: Profile, variant: str, seed: int, model, tokenizer, folder: 
     finally:
         gc.unfreeze()
     shutil.rmtree(scratch, ignore_errors=True)
+    for name, value in policy.named_parameters():
+        if "lora_" in name:  # trained in fp32, kept and measured as precise as the base
+            value.data = value.data.to(model.dtype)
     return policy.eval(), recorder
 
 
