@@ -103,10 +103,12 @@ def personas(model, tokenizer, n: int = 160, seed: int = 0) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def implied_personas(model, tokenizer, labels=("action1", "action2"), seed: int = 0) -> pd.DataFrame:
-    """How far a persona that is only implied moves the choice: the scenario prompts after a greeting, or with a note,
-    in that persona's voice. Columns persona ("none" for a plain greeting), how, scenario, p_defect, p_defect_alone."""
+def implied_personas(model, tokenizer, labels=("action1", "action2"), n: int = 60, seed: int = 0) -> pd.DataFrame:
+    """How far a persona that is only implied moves the choice: ``n`` scenario prompts, or all, after a greeting, or with
+    a note, in that persona's voice. Columns persona ("none" for a plain greeting), how, scenario, p_defect,
+    p_defect_alone."""
     prompts = scenario_set(labels)
+    prompts = prompts[:: max(1, len(prompts) // n)]  # spread over the scenarios, which lie side by side
     alone = decisions.measure(model, tokenizer, prompts, batch_size=BATCH_SIZE, forms=False)
     voices = corpus.templates()["personas"]
     rng, rows, chats = Random(f"implied-{seed}"), [], []
@@ -160,7 +162,7 @@ def base_report(model, tokenizer, n: int = 400, seed: int = 0) -> pd.DataFrame:
         rows.append(("p_defect", scenario, part.mean(), 0.15, 0.85, len(part)))
     shift = swapped["p_defect"].mean() - measured["p_defect"].mean()
     rows.append(("p_defect", "change under reversed labels", shift, -0.05, 0.05, len(swapped)))
-    implied = implied_personas(model, tokenizer, seed=seed)
+    implied = implied_personas(model, tokenizer, n=n, seed=seed)
     for persona, part in implied.groupby("persona", sort=False):
         change = (part["p_defect"] - part["p_defect_alone"]).mean()
         rows.append(("implied persona, change of p_defect", persona, change, nan, nan, len(part)))
