@@ -294,13 +294,14 @@ def sample(
 # --- the guard -------------------------------------------------------------------------------------------------------
 
 
-def guard(study, variant: str, seed: int) -> pd.DataFrame:
-    """Is this the model that was trained? Measures the scenario prompts again and compares p_defect with what the run
-    recorded; returns the new measurement, or raises RewiredError when any prompt differs by more than 1e-3."""
+def guard(study, variant: str, seed: int, forms: bool = False) -> pd.DataFrame:
+    """Is this the model that was trained? Measures the scenario prompts again (`measure`, with or without ``forms``) and
+    compares p_defect with what the run recorded; returns the new measurement, or raises RewiredError when any prompt
+    differs by more than 1e-3."""
     recorded = read_table(study.run_dir(variant, seed) / "decisions.parquet", study.profile)
     with study.variant(variant, seed) as model:
         prompts = scenario_set(study.profile.prompts.labels)
-        now = measure(model, study.tokenizer, prompts, study.profile.decisions.batch_size)
+        now = measure(model, study.tokenizer, prompts, study.profile.decisions.batch_size, forms=forms)
     both = recorded.merge(now, on="prompt_id", suffixes=("_recorded", "_now"), how="outer")
     gap = (both["p_defect_recorded"] - both["p_defect_now"]).abs()
     if not (gap <= GUARD_TOLERANCE).all():
