@@ -58,7 +58,7 @@ def _write_runs(study, variants) -> None:
     for variant in variants:
         folder = study.run_dir(variant, 1)
         wrapped.save_pretrained(folder / "adapter")
-        run = {"base": fingerprint(wrapped), "adapter": file_hash(folder / "adapter" / ADAPTER)}
+        run = {"base": fingerprint(wrapped), "adapter": file_hash(folder / "adapter" / ADAPTER), "checkpoints": {}}
         (folder / "run.json").write_text(json.dumps(run))
 
 
