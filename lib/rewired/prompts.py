@@ -280,7 +280,8 @@ def held_out_set(
     labels: Labels | Sequence[str] = ("action1", "action2"), wordings: Sequence[str] = ("structured",)
 ) -> list[Prompt]:
     """Prompts on matrices that no training saw: every held-out dilemma x state x wording, in four of the sixteen
-    arrangements of listing, answer, rows and columns (each factor balanced, the pairs crossed)."""
+    arrangements of listing, answer, rows and columns. Each factor is balanced and crossed with the others, but for one
+    pair: four arrangements cannot part four factors, so answer and columns swap together."""
     arrangements = ((0, 0, 0, 0), (0, 1, 1, 1), (1, 0, 1, 0), (1, 1, 0, 1))
     return [
         build(state, dilemma(*m), w, labels, False, *map(bool, a))

@@ -110,9 +110,8 @@ def rank_correlation(
     x, y, clusters: Sequence, level: float = 0.95, draws: int = 1_000, seed: int = 0
 ) -> tuple[float, float, float]:
     """(rho, low, high): Spearman's rank correlation with a bootstrap interval that draws whole clusters (say, the heads
-    of a layer) with replacement. With few clusters it is a little too
-    narrow: eight of them miss in up to nine cases of a hundred at the level 0.95. NaN where x or y is constant, and for
-    the bounds with fewer than two clusters."""
+    of a layer) with replacement. With few clusters it is a little too narrow: eight of them miss in up to nine cases of
+    a hundred at the level 0.95. NaN where x or y is constant, and for the bounds with fewer than two clusters."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     _, names = np.unique(np.asarray(clusters), return_inverse=True)
     members = [np.flatnonzero(names == k) for k in range(names.max() + 1)]
