@@ -8,6 +8,7 @@ undisturbed time, and ``make book`` runs again. One line a kill is printed; the 
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import random
@@ -76,11 +77,18 @@ def main() -> int:
         reference = tables(folder)
         print(f"undisturbed: {whole:.0f} s, {len(reference)} tables", flush=True)
         print("kill   at (s)   tables there   of them damaged   still running   rerun (s)   tables equal", flush=True)
-        for number in range(1, chosen.kills + 1):
+        number = 1
+        while number <= chosen.kills:
             for left in ("results", "_build", ".snakemake"):
                 shutil.rmtree(folder / left, ignore_errors=True)
             build, at = start(folder, chosen.profile), rng.uniform(0.02, 0.98) * whole
-            time.sleep(at)
+            began = time.monotonic()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                output, _ = build.communicate(timeout=at)
+                if build.returncode:
+                    sys.exit(f"{output}\nThe build failed.")
+                whole = time.monotonic() - began  # the machine is quicker than it was: nothing was killed
+                continue
             os.killpg(build.pid, signal.SIGKILL)
             build.wait()
             time.sleep(1)
@@ -91,6 +99,7 @@ def main() -> int:
             failed += bool(damaged or running or ended != reference)
             print(f"{number:4d} {at:8.1f} {len(there):14d} {damaged:17d} {running:15d} {again:11.0f}"
                   f" {equal:8d} of {len(reference)}", flush=True)  # fmt: skip
+            number += 1
     print("every rerun ended with the reference's tables" if not failed else f"{failed} kills left a difference")
     return int(failed > 0)
 
