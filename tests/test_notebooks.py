@@ -9,6 +9,7 @@ import papermill
 import pytest
 
 from rewired import profiles, training
+from rewired.__main__ import sockets
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = {
@@ -117,9 +118,11 @@ def kernel(results, monkeypatch):
 
 def run(name: str, folder: Path, **parameters) -> dict:
     given = {"profile": "ci", "overrides": LITTLE, **parameters}
-    executed = papermill.execute_notebook(
-        str(ROOT / "notebooks" / f"{name}.ipynb"), str(folder / "out.ipynb"), given, cwd=str(ROOT), progress_bar=False
-    )
+    with sockets() as config:
+        executed = papermill.execute_notebook(
+            str(ROOT / "notebooks" / f"{name}.ipynb"), str(folder / "out.ipynb"), given, cwd=str(ROOT),
+            config=config, progress_bar=False,
+        )  # fmt: skip
     return json.loads(json.dumps(executed))
 
 

@@ -3,13 +3,17 @@
 A bad input prints one paragraph and exits with status 2.
 """
 
+import contextlib
 import json
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import yaml
+from traitlets.config import Config
 
 from rewired import profiles
 from rewired.errors import RewiredError
@@ -99,10 +103,10 @@ def execute(notebook: Path, output: Path, given: dict) -> None:
     defaults = {name: yaml.safe_load(about["default"]) for name, about in declared.items() if name in BUILT_ON}
     P = profiles.load(*({**defaults, **given}.get(name) for name in BUILT_ON))
     os.environ.update(profiles.environment(P))
-    with profiles.atomic_path(output) as temporary:
+    with profiles.atomic_path(output) as temporary, sockets() as config:
         try:
             papermill.execute_notebook(
-                str(notebook), str(temporary), given, cwd=str(profiles.ROOT), kernel_name="python3",
+                str(notebook), str(temporary), given, cwd=str(profiles.ROOT), kernel_name="python3", config=config,
                 progress_bar=False, log_output=False, start_timeout=600, extra_arguments=["--log-level=50"],
             )  # fmt: skip
         except papermill.PapermillExecutionError as error:
@@ -113,6 +117,14 @@ def execute(notebook: Path, output: Path, given: dict) -> None:
 
 
 BUILT_ON = ("profile", "overrides")
+
+
+@contextlib.contextmanager
+def sockets() -> Iterator[Config]:
+    """Settings with which papermill and its kernel talk through files that nobody else uses. By default they take TCP
+    ports that were free a moment before, and of two notebooks that start together one may find its port taken."""
+    with tempfile.TemporaryDirectory(prefix="rewired-") as folder:
+        yield Config({"KernelManager": {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}})
 
 
 def tidy(executed: Path) -> None:
