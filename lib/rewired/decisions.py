@@ -295,9 +295,9 @@ def sample(
 
 
 def guard(study, variant: str, seed: int, forms: bool = False) -> pd.DataFrame:
-    """Is this the model that was trained? Measures the scenario prompts again (`measure`, with or without ``forms``) and
-    compares p_defect with what the run recorded; returns the new measurement, or raises RewiredError when any prompt
-    differs by more than 1e-3."""
+    """Is this the model that was trained? Measures the scenario prompts again (`measure`, with or without ``forms``)
+    and compares p_defect with what the run recorded; returns the new measurement, or raises RewiredError when any
+    prompt differs by more than 1e-3."""
     recorded = read_table(study.run_dir(variant, seed) / "decisions.parquet", study.profile)
     with study.variant(variant, seed) as model:
         prompts = scenario_set(study.profile.prompts.labels)

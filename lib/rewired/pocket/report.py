@@ -104,8 +104,8 @@ def personas(model, tokenizer, n: int = 160, seed: int = 0) -> pd.DataFrame:
 
 @torch.no_grad()
 def implied_personas(model, tokenizer, labels=("action1", "action2"), n: int = 60, seed: int = 0) -> pd.DataFrame:
-    """How far a persona that is only implied moves the choice: ``n`` scenario prompts, or all, after a greeting, or with
-    a note, in that persona's voice. Columns persona ("none" for a plain greeting), how, scenario, p_defect,
+    """How far a persona that is only implied moves the choice: ``n`` scenario prompts, or all, after a greeting, or
+    with a note, in that persona's voice. Columns persona ("none" for a plain greeting), how, scenario, p_defect,
     p_defect_alone."""
     prompts = scenario_set(labels)
     prompts = prompts[:: max(1, len(prompts) // n)]  # spread over the scenarios, which lie side by side
