@@ -32,7 +32,7 @@ RUN = (
     '-p "profile=$REWIRED_PROFILE" -p "overrides=$REWIRED_OVERRIDES"'
 )
 
-# What each chapter needs from the runs and which tables it leaves in results/<profile>/tables.
+# What each chapter needs from the runs, whose tables it reads and which ones it leaves in results/<profile>/tables.
 CHAPTERS = {
     "01_pocket": {"runs": False, "tables": ["01_pocket"]},
     "02_training": {"runs": True, "tables": ["02_training", "02_training_departures", "02_training_checkpoints"]},
@@ -55,6 +55,8 @@ CHAPTERS = {
     "11_weights": {"runs": True, "pairs": True,
                    "tables": ["11_weights", "11_weights_components", "11_weights_modules", "11_weights_likeness",
                               "11_weights_effects", "11_weights_prediction"]},
+    "13_synthesis": {"runs": True, "reads": ["06_logit_lens", "08_patching"],
+                     "tables": ["13_synthesis", "13_synthesis_runs", "13_synthesis_study"]},
 }  # fmt: skip
 RUN_FILES = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "run.json",
              "log.parquet", "decisions.parquet", "policy.parquet"]  # fmt: skip
@@ -129,6 +131,7 @@ for name, about in CHAPTERS.items():
             base=ancient(BASE),
             runs=[f"{R}/runs/{run}/{file}" for run in RUNS for file in RUN_FILES] if about["runs"] else [],
             pairs=[f"{R}/pairs/{pair}/{file}" for pair in PAIRS for file in PAIR_FILES] if about.get("pairs") else [],
+            tables_in=[f"{R}/tables/{t}.parquet" for other in about.get("reads", []) for t in CHAPTERS[other]["tables"]],
         output:
             notebook=f"{R}/notebooks/{name}.ipynb",
             tables=[f"{R}/tables/{table}.parquet" for table in about["tables"]],

@@ -24,6 +24,7 @@ CHAPTERS = {
     "09_attention": {"per_scenario": 2, "few": 1},
     "10_interactions": {"per_scenario": 1, "strongest": 3, "few": 1, "draws": 100},
     "11_weights": {},
+    "13_synthesis": {"per_scenario": 2},
 }
 NOTEBOOKS = [*CHAPTERS, "runs/train", "runs/patch_pair"]
 LITTLE = ["training.episodes=8", "training.batch_size=20", "training.checkpoint_every=4", "decisions.samples=40"]
@@ -107,6 +108,14 @@ def pairs(kernel, tmp_path):
 
 
 @pytest.fixture
+def tables(kernel, pairs, tmp_path):
+    """The tables that the synthesis reads; made once."""
+    for name in ("06_logit_lens", "08_patching"):
+        if not (kernel / "results" / "ci" / "tables" / f"{name}.parquet").is_file():
+            run(name, tmp_path, **CHAPTERS[name])
+
+
+@pytest.fixture
 def kernel(results, monkeypatch):
     """The environment a notebook's kernel gets."""
     for name, value in profiles.environment(profiles.load("ci")).items():
@@ -135,6 +144,8 @@ def outputs(executed: dict) -> list[dict]:
 def test_a_chapter_runs_alone(name, kernel, tmp_path, request):
     if name in ("08_patching", "11_weights"):
         request.getfixturevalue("pairs")
+    if name == "13_synthesis":
+        request.getfixturevalue("tables")
     executed = run(name, tmp_path, **CHAPTERS[name])
     written = kernel / "results" / "ci"
     assert (written / "tables" / f"{name}.parquet").is_file()

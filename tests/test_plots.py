@@ -65,6 +65,20 @@ TIES = pd.DataFrame(
         for a, b in itertools.combinations(NODES, 2) for p in ("strategic", "hybrid")
     ]
 )  # fmt: skip
+RATIOS = pd.DataFrame(
+    [
+        {"level": level, "pair": f"{a} – {b}", "a": a, "b": b, "value": 0.5 + k, "low": 0.4, "high": 1.1 + k, "bar": 1.2,
+         "run_low": np.nan, "run_high": 20.0, "differ": k > 0}
+        for level in ("weights", "choice") for k, (a, b) in enumerate((("all", "all"), MODELS[1:3], ("care", "hybrid")))
+    ]
+)  # fmt: skip
+APART = pd.DataFrame(
+    [
+        {"level": level, "variant_a": u[0], "seed_a": u[1], "variant_b": v[0], "seed_b": v[1], "distance": 1.0}
+        for level in ("weights", "choice")
+        for u, v in itertools.combinations([(m, s) for m in ("strategic", "care") for s in (1, 2)], 2)
+    ]
+)
 KINDS = ["within a variant", "between variants"]
 OPTIMUM = {name: games.REWARDS[name].optimum for name in ("strategic", "deontological", "utilitarian", "hybrid")}
 
@@ -162,6 +176,13 @@ FIGURES = {
         ),
         "share",
     ),
+    "cascade": lambda: plots.cascade(RATIOS, "ratio"),
+    "cascade, one seed": lambda: plots.cascade(
+        RATIOS.assign(low=np.nan, high=np.nan, run_low=np.nan, run_high=np.nan, bar=np.nan, differ=False), "d", "mean"
+    ),
+    "cascade, nothing to compare": lambda: plots.cascade(RATIOS.assign(value=np.nan), "ratio"),
+    "run_distances": lambda: plots.run_distances(APART, "distance"),
+    "run_distances, one run": lambda: plots.run_distances(APART[:0], "distance"),
     "pathways": lambda: plots.pathways(NODES, TIES, "panel", "r"),
     "scatter, one panel": lambda: plots.scatter(PATCHES, "effect", "back", "kind", "x", "y", diagonal=True),
 }

@@ -52,6 +52,7 @@ Path("_build/html/.built").touch()
 """
 CHAPTERS = {"01_pocket", "02_training", "03_prompts", "04_decisions", "05_behaviour"}
 CHAPTERS |= {"06_logit_lens", "07_attribution", "08_patching", "09_attention", "10_interactions", "11_weights"}
+CHAPTERS |= {"13_synthesis"}
 USING_RUNS = CHAPTERS - {"01_pocket"}
 RUNS = {f"{variant}-1" for variant in ("strategic", "deontological", "utilitarian", "hybrid")}
 PAIRS = {"deontological-1-to-utilitarian-1"}

@@ -880,6 +880,94 @@ def pathways(nodes: Sequence[str], edges: pd.DataFrame, panel: str, label: str) 
     return figure
 
 
+# --- the whole cascade -----------------------------------------------------------------------------------------------
+
+
+def _colour(name: str, names: Sequence[str]) -> str:
+    """The colour of a variant, or one of the others'."""
+    others = [n for n in names if n not in COLOURS]
+    return COLOURS.get(name) or OTHERS[others.index(name) % len(OTHERS)]
+
+
+@look
+def cascade(frame: pd.DataFrame, xlabel: str, unit: str = "runs of one variant") -> Figure:
+    """Where variants part: one row for each ``level``, one dot for each ``pair`` of the variants ``a`` and ``b`` (in
+    both their colours) and a black diamond for all of them (``a`` is "all"), at ``value``. Thick lines are ``low`` to
+    ``high``, thin ones ``run_low`` to ``run_high``, a tick stands at ``bar``; any of them may be NaN. Dots whose
+    ``differ`` is false are pale. A line marks 1 and is named ``unit``. Rows without a value are left out."""
+    frame = frame.dropna(subset="value")
+    levels, pairs = list(dict.fromkeys(frame["level"])), list(dict.fromkeys(frame["pair"]))
+    names = list(dict.fromkeys([*frame["a"], *frame["b"]]))
+    figure, (axes,) = _panels(1, height=(0.1 * len(pairs) + 0.12) * max(len(levels), 1) + 0.9)
+    offsets = dict(zip(pairs, np.linspace(-0.36, 0.36, len(pairs)) if len(pairs) > 1 else [0.0], strict=True))
+    for r in frame.itertuples():
+        whole, y = r.a == "all", levels.index(r.level) + offsets[r.pair]
+        pale = 1.0 if r.differ else 0.4
+        axes.hlines(y, r.run_low, r.run_high, color="#777777", linewidth=0.8, alpha=pale)
+        axes.hlines(y, r.low, r.high, color=INK, linewidth=2.2 if whole else 1.7, alpha=0.75 * pale)
+        axes.plot(r.bar, y, marker="|", markersize=8, markeredgewidth=1.3, color="#b00020", zorder=4)
+        axes.plot(r.value, y, alpha=pale, zorder=5, **_two_coloured(r.a, r.b, names))
+    for r in frame.drop_duplicates("pair").itertuples():
+        axes.plot([], [], linestyle="", label=r.pair, **_two_coloured(r.a, r.b, names))
+    if frame["bar"].notna().any():
+        axes.plot([], [], linestyle="", marker="|", markersize=8, markeredgewidth=1.3, color="#b00020", label="rule 7")
+    axes.axvline(1, color=INK, linewidth=1, linestyle="--", label=unit)
+    _rows(axes, levels)
+    if len(frame):
+        axes.set_xscale("log")
+        ends = frame[["value", "low", "high", "run_low", "run_high", "bar"]].to_numpy(dtype=float)
+        least, most = min(0.8, 0.9 * np.nanmin(ends)), max(2, 1.1 * np.nanmax(ends))
+        ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if least <= t <= most]
+        axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        axes.minorticks_off()
+        axes.set_xlim(least, most)
+    axes.set_xlabel(xlabel)
+    _legend(figure, axes, ncols=2)
+    return figure
+
+
+def _two_coloured(a: str, b: str, names: Sequence[str]) -> dict:
+    """A dot in the colours of two variants, or a black diamond for all."""
+    if a == "all":
+        return {"marker": "D", "markersize": 7, "color": INK, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    sides = {"markerfacecolor": _colour(a, names), "markerfacecoloralt": _colour(b, names)}
+    return {"marker": "o", "markersize": 7, "fillstyle": "left", "markeredgewidth": 0, **sides}
+
+
+@look
+def run_distances(frame: pd.DataFrame, label: str) -> Figure:
+    """How far apart every two runs are: one square panel for each ``level``, runs in order of their variants, columns
+    ``variant_a``, ``seed_a``, ``variant_b``, ``seed_b`` and ``distance`` (each pair once; darkest = the level's
+    largest). Lines part the variants."""
+    levels = list(dict.fromkeys(frame["level"]))
+    figure, axes = _panels(max(len(levels), 1), height=2.5, columns=3)
+    for ax, level in zip(axes, levels, strict=False):
+        part = frame[frame["level"] == level]
+        ends = [part[["variant_a", "seed_a"]].to_numpy().tolist(), part[["variant_b", "seed_b"]].to_numpy().tolist()]
+        runs = list(dict.fromkeys(map(tuple, [*ends[0], *ends[1]])))
+        cells = np.zeros((len(runs), len(runs)))
+        for u, v, distance in zip(*ends, part["distance"], strict=True):
+            i, j = runs.index(tuple(u)), runs.index(tuple(v))
+            cells[i, j] = cells[j, i] = distance
+        image = ax.imshow(cells / max(cells.max(), 1e-12), cmap=SIZE, vmin=0, vmax=1)
+        first = [k for k in range(len(runs)) if k == 0 or runs[k][0] != runs[k - 1][0]]
+        middle = [(a + b - 1) / 2 for a, b in zip(first, [*first[1:], len(runs)], strict=True)]
+        for k in first[1:]:
+            ax.axhline(k - 0.5, color=INK, linewidth=0.8)
+            ax.axvline(k - 0.5, color=INK, linewidth=0.8)
+        names = [n if len(n) < 10 else f"{n[:6]}." for n in (str(runs[k][0]) for k in first)]
+        ax.set_xticks(middle, names, fontsize=7.5, rotation=90)
+        ax.set_yticks(middle, names, fontsize=7.5)
+        ax.set_title(level, fontsize=9.5)
+        ax.tick_params(length=0)
+        ax.grid(visible=False)
+    if levels:
+        bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.7, aspect=35, pad=0.02)
+        bar.set_label(label, fontsize=9.5)
+        bar.outline.set_visible(False)
+    return figure
+
+
 def made_by(notebook: str, profile, **parameters) -> str:
     """What made a figure, in one line, for the caption: the notebook, the profile and the parameters given."""
     given = ", ".join(f"{name} {value}" for name, value in parameters.items() if value not in ("", [], (), None))

@@ -56,8 +56,8 @@ def compare(matrix: pd.DataFrame) -> pd.DataFrame:
     mean across and the largest within; ``differ``, whether mean > largest (rule 7), and ``bar``, the ratio from which
     on that is so. NaN and False where no variant has two runs, and across NaN where there is one variant."""
     runs = _by_variant(matrix)
-    between = {pair: _across(matrix, *pair, runs) for pair in combinations(runs, 2)}
-    inside = {v: matrix.loc[own, own].to_numpy()[np.triu_indices(len(own), 1)] for v, own in runs.items()}
+    between = {(a, b): _across(matrix, runs[a], runs[b]) for a, b in combinations(runs, 2)}
+    inside = {v: _inside(matrix, own) for v, own in runs.items()}
     rows = []
     for a, b in [*between, (ALL, ALL)]:
         pairs = list(between.values()) if a == ALL else [between[a, b]]
@@ -120,7 +120,7 @@ def permutation(matrix: pd.DataFrame, draws: int = 20_000, seed: int = 0) -> tup
     for k, size in enumerate(sizes):
         mine = (ways == k).astype(float)
         inside += np.einsum("li,ij,lj->l", mine, squares, mine, optimize=True) / max(size * (size - 1), 1)
-    # The sum of all squared distances is fixed, and with equal sizes so is the order of the ratios.
+    # The sum of all squared distances is fixed: with equal sizes the smaller within, the larger the ratio.
     if len(sizes) < 2 or len(ways) < 2 or max(sizes) < 2:
         return float("nan"), len(ways)
     return float(np.mean(inside <= inside[0] * (1 + 1e-9))), len(ways)
@@ -137,10 +137,17 @@ def _by_variant(matrix: pd.DataFrame) -> dict[str, list[tuple]]:
     return runs
 
 
-def _across(matrix: pd.DataFrame, a: str, b: str, runs: Mapping[str, list[tuple]]) -> np.ndarray:
+def _across(matrix: pd.DataFrame, a: list[tuple], b: list[tuple]) -> np.ndarray:
     """Distances of the runs of two variants: seeds i != j, or all where the variants have one seed."""
-    other = [matrix.loc[u, v] for u in runs[a] for v in runs[b] if u[1] != v[1]]
-    return np.array(other or [matrix.loc[u, v] for u in runs[a] for v in runs[b]])
+    square = matrix.to_numpy()[np.ix_(matrix.index.get_indexer(a), matrix.index.get_indexer(b))]
+    other = np.not_equal.outer([seed for _, seed in a], [seed for _, seed in b])
+    return square[other] if other.any() else square.ravel()
+
+
+def _inside(matrix: pd.DataFrame, own: list[tuple]) -> np.ndarray:
+    """Distances of the runs of one variant."""
+    place = matrix.index.get_indexer(own)
+    return matrix.to_numpy()[np.ix_(place, place)][np.triu_indices(len(own), 1)]
 
 
 def _row(pairs: list[np.ndarray], own: list[np.ndarray]) -> dict[str, float | bool]:
