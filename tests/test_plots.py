@@ -67,8 +67,8 @@ TIES = pd.DataFrame(
 )  # fmt: skip
 RATIOS = pd.DataFrame(
     [
-        {"level": level, "pair": f"{a} – {b}", "a": a, "b": b, "value": 0.5 + k, "low": 0.4, "high": 1.1 + k, "bar": 1.2,
-         "run_low": np.nan, "run_high": 20.0, "differ": k > 0}
+        {"level": level, "pair": f"{a} – {b}", "a": a, "b": b, "value": 0.5 + k, "low": 0.4, "high": 1.1 + k,
+         "bar": 1.2, "run_low": np.nan, "run_high": 20.0, "differ": k > 0}
         for level in ("weights", "choice") for k, (a, b) in enumerate((("all", "all"), MODELS[1:3], ("care", "hybrid")))
     ]
 )  # fmt: skip

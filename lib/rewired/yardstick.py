@@ -185,4 +185,3 @@ def _partitions(sizes: list[int]) -> Iterator[tuple[int, ...]]:
                 yield from deal((*labels, k), [*left[:k], room - 1, *left[k + 1 :]])
 
     yield from deal((), sizes)
-
