@@ -225,7 +225,7 @@ def dumbbells(frame: pd.DataFrame, xlabel: str = "p_defect") -> Figure:
 def _clouds(axes: Axes, frame: pd.DataFrame, row: str, value: str, series: str, spread: float = 0.36) -> list[str]:
     """Small points for single values, a large one for their mean, per row and series; returns the series."""
     rows, names = list(dict.fromkeys(frame[row])), _present(frame[series], MODELS)
-    offsets = np.linspace(-spread, spread, len(names)) if len(names) > 1 else [0.0]
+    offsets = np.linspace(-spread, spread, len(names)) if len(names) > 1 else [0.0] * len(names)
     for name, offset in zip(names, offsets, strict=True):
         style = _style(name, names)
         for place, where in enumerate(rows):
