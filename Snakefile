@@ -45,7 +45,7 @@ CHAPTERS = {
     "07_attribution": {"runs": True, "tables": ["07_attribution", "07_attribution_closure", "07_attribution_change",
                                                 "07_attribution_distances"]},
     "08_patching": {"runs": True, "pairs": True,
-                    "tables": ["08_patching", "08_patching_layers", "08_patching_directions"]},
+                    "tables": ["08_patching", "08_patching_layers", "08_patching_directions", "08_patching_morals"]},
     "09_attention": {"runs": True,
                      "tables": ["09_attention", "09_attention_prompts", "09_attention_tests", "09_attention_heads",
                                 "09_attention_knockout", "09_attention_reach", "09_attention_use"]},
@@ -57,6 +57,9 @@ CHAPTERS = {
                               "11_weights_effects", "11_weights_prediction"]},
     "13_synthesis": {"runs": True, "reads": ["06_logit_lens", "08_patching"],
                      "tables": ["13_synthesis", "13_synthesis_runs", "13_synthesis_study"]},
+    "14_traps": {"runs": True, "pairs": True, "tables": ["14_traps", "14_traps_merge", "14_traps_alarms"],
+                 "reads": ["04_decisions", "07_attribution", "08_patching", "09_attention", "10_interactions",
+                           "11_weights"]},
 }  # fmt: skip
 RUN_FILES = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "run.json",
              "log.parquet", "decisions.parquet", "policy.parquet"]  # fmt: skip

@@ -5,11 +5,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import papermill
 import pytest
 
 from rewired import profiles, training
 from rewired.__main__ import sockets
+from rewired import profiles, training, traps
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = {
@@ -25,7 +28,13 @@ CHAPTERS = {
     "10_interactions": {"per_scenario": 1, "strongest": 3, "few": 1, "draws": 100},
     "11_weights": {},
     "13_synthesis": {"per_scenario": 2},
+    "14_traps": {"shrink": [1, 64]},
 }
+READS = {
+    "13_synthesis": ["06_logit_lens", "08_patching"],
+    "14_traps": ["04_decisions", "07_attribution", "08_patching", "09_attention", "10_interactions", "11_weights"],
+}
+"""Chapters that read other chapters' tables, and which these are."""
 NOTEBOOKS = [*CHAPTERS, "runs/train", "runs/patch_pair"]
 LITTLE = ["training.episodes=8", "training.batch_size=20", "training.checkpoint_every=4", "decisions.samples=40"]
 GLUE = re.compile(r"\{glue(?::(?P<kind>\w+))?\}(?:`(?P<role>[^`]+)`| +(?P<directive>\S+))")
@@ -108,14 +117,6 @@ def pairs(kernel, tmp_path):
 
 
 @pytest.fixture
-def tables(kernel, pairs, tmp_path):
-    """The tables that the synthesis reads; made once."""
-    for name in ("06_logit_lens", "08_patching"):
-        if not (kernel / "results" / "ci" / "tables" / f"{name}.parquet").is_file():
-            run(name, tmp_path, **CHAPTERS[name])
-
-
-@pytest.fixture
 def kernel(results, monkeypatch):
     """The environment a notebook's kernel gets."""
     for name, value in profiles.environment(profiles.load("ci")).items():
@@ -135,6 +136,13 @@ def run(name: str, folder: Path, **parameters) -> dict:
     return json.loads(json.dumps(executed))
 
 
+def made_first(chapters: list[str], kernel: Path, folder: Path):
+    """The tables of other chapters, unless an earlier test has made them."""
+    for name in chapters:
+        if not (kernel / "results" / "ci" / "tables" / f"{name}.parquet").is_file():
+            run(name, folder, **CHAPTERS[name])
+
+
 def outputs(executed: dict) -> list[dict]:
     return [output for cell in executed["cells"] for output in cell.get("outputs", [])]
 
@@ -142,10 +150,9 @@ def outputs(executed: dict) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHAPTERS)
 def test_a_chapter_runs_alone(name, kernel, tmp_path, request):
-    if name in ("08_patching", "11_weights"):
+    if name in ("08_patching", "11_weights", *READS):
         request.getfixturevalue("pairs")
-    if name == "13_synthesis":
-        request.getfixturevalue("tables")
+    made_first(READS.get(name, []), kernel, tmp_path)
     executed = run(name, tmp_path, **CHAPTERS[name])
     written = kernel / "results" / "ci"
     assert (written / "tables" / f"{name}.parquet").is_file()
@@ -158,6 +165,75 @@ def test_a_chapter_runs_alone(name, kernel, tmp_path, request):
     pages = "\n".join(file.read_text() for file in (ROOT / "book").glob("*.md"))
     assert {key for document, key in pasted(pages) if document.endswith(f"{name}.ipynb")} <= made
     assert not any("Traceback" in output.get("text", "") for output in outputs(executed))
+
+
+def right_numbers(table) -> dict[str, dict[str, tuple[float, float]]]:
+    """{trap: {subject: (wrong or NaN where no table holds it, right)}} from the main chapters' tables alone."""
+    decisions, votes, patches = table("04_decisions"), table("07_attribution"), table("08_patching")
+    mean = decisions.groupby("model").agg(
+        wrong=("delta_single", lambda x: (x > 0).mean()),
+        right=("delta", lambda x: (x > 0).mean()),
+        p=("p_defect", "mean"),
+    )
+    due = {"position": {m: (r.wrong, r.right) for m, r in mean.iterrows()}}
+    due["merge"] = {m: (np.nan, p) for m, p in mean["p"].items() if m != "base"}
+    heads = votes[votes["kind"] == "head"].groupby(["model", "layer", "component"])["contribution"].mean()
+    loudest = [heads[m].abs().idxmax() for m in mean.index]
+    due["heads"] = {f"{c} of the {m} model": (heads[m, layer].mean(), heads[m, layer, c])
+                    for m, (layer, c) in zip(mean.index, loudest, strict=True)}  # fmt: skip
+    pairs = patches["source"] + " → " + patches["target"]
+    one = patches[patches["kind"].isin(["head", "mlp"])]
+    effects = one.groupby([pairs, "component"])["effect"].mean()
+    strongest = effects.abs().groupby(level=0).idxmax()
+    due["patch"] = {f"{c} ({pair})": (np.nan, effects[pair, c]) for pair, c in strongest}
+    last = patches[(patches["kind"] == "resid") & (patches["layer"] == patches["layer"].max())]
+    closed = (last["effect"] / (last["delta_source"] - last["delta_target"])).groupby(pairs).median()
+    due["control"] = {pair: (np.nan, share) for pair, share in closed.items()}
+    due["copies"] = {r.row: (np.nan, r[-1]) for r in table("09_attention_tests")[["row", "p, adjusted"]].itertuples()}
+    shares, likeness = table("10_interactions_shares"), table("11_weights_likeness")
+    shares = shares[(shares["threshold"] == 0.3) & (shares["a"] == "deontological") & (shares["b"] == "utilitarian")]
+    due["threshold"] = {
+        f"relabelled models ({r.measure})": (r.share, max(r.share - r.null, 0)) for r in shares.itertuples()
+    }
+    norms = likeness[likeness["kind"] == "between variants"].groupby("pair")[["norms", "updates"]].mean()
+    due["norms"] = {pair: tuple(r) for pair, r in norms.iterrows()}
+    counts = table("08_patching_morals").groupby("scenario")[["p", "p_adjusted"]].agg(lambda p: (p < 0.05).sum())
+    due["tests"] = {scenario: tuple(r) for scenario, r in counts.iterrows()}
+    return due
+
+
+@pytest.mark.slow
+def test_the_right_numbers_of_the_traps_are_their_chapters(kernel, pairs, tmp_path):
+    made_first([*READS["14_traps"], "14_traps"], kernel, tmp_path)
+
+    def table(name: str) -> pd.DataFrame:
+        return profiles.read_table(kernel / "results" / "ci" / "tables" / f"{name}.parquet", "ci")
+
+    staged, due = table("14_traps"), right_numbers(table)
+    assert list(dict.fromkeys(staged["trap"])) == list(traps.TRAPS) and due.keys() == set(traps.TRAPS)
+    for trap, numbers in due.items():
+        rows = staged[staged["trap"] == trap].set_index("subject")
+        assert set(rows.index) == set(numbers), trap
+        for subject, (wrong, right) in numbers.items():
+            assert rows.loc[subject, "right"] == pytest.approx(right, abs=1e-5), (trap, subject)
+            assert np.isnan(wrong) or rows.loc[subject, "wrong"] == pytest.approx(wrong, abs=1e-5), (trap, subject)
+        holds = traps.RULES[traps.TRAPS[trap].rule].holds
+        assert list(rows["harm"]) == [holds(r.wrong, r.right) for r in rows.itertuples()]
+        assert (kernel / "results" / "ci" / "tables" / f"{rows['source'].iloc[0]}.parquet").is_file()
+
+
+@pytest.mark.slow
+def test_traps_on_tables_of_other_runs_stop(kernel, pairs, tmp_path):
+    made_first(READS["14_traps"], kernel, tmp_path)
+    file = kernel / "results" / "ci" / "tables" / "04_decisions.parquet"
+    kept, moved = file.read_bytes(), profiles.read_table(file, "ci")
+    profiles.write_table(moved.assign(delta=moved["delta"] + 0.01), file, "ci")
+    try:
+        with pytest.raises(papermill.PapermillExecutionError) as refused:
+            run("14_traps", tmp_path)
+    finally:
+        file.write_bytes(kept)
+    assert refused.value.ename == "RewiredError" and "04_decisions" in refused.value.evalue
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ Path("_build/html/.built").touch()
 """
 CHAPTERS = {"01_pocket", "02_training", "03_prompts", "04_decisions", "05_behaviour"}
 CHAPTERS |= {"06_logit_lens", "07_attribution", "08_patching", "09_attention", "10_interactions", "11_weights"}
-CHAPTERS |= {"13_synthesis"}
+CHAPTERS |= {"13_synthesis", "14_traps"}
 USING_RUNS = CHAPTERS - {"01_pocket"}
 RUNS = {f"{variant}-1" for variant in ("strategic", "deontological", "utilitarian", "hybrid")}
 PAIRS = {"deontological-1-to-utilitarian-1"}
@@ -99,8 +99,9 @@ def test_nothing_changed_nothing_runs(repository):
 
 
 def test_a_parameter_repeats_what_reads_it(repository):
-    assert built(repository, "--set", "decisions.samples=7") == {"04_decisions"}
-    assert built(repository) == {"04_decisions"}
+    following = {"04_decisions", "14_traps"}  # the traps read chapter 4's table
+    assert built(repository, "--set", "decisions.samples=7") == following
+    assert built(repository) == following
     more = built(repository, "--set", "training.seeds=[1, 2]".replace(" ", ""))
     assert more == {run.replace("-1", "-2") for run in RUNS} | USING_RUNS
 
