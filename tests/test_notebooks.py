@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,8 @@ import pandas as pd
 import papermill
 import pytest
 
-from rewired import profiles, training
+from rewired import profiles, training, traps, verdicts
 from rewired.__main__ import sockets
-from rewired import profiles, training, traps
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = {
@@ -29,10 +29,12 @@ CHAPTERS = {
     "11_weights": {},
     "13_synthesis": {"per_scenario": 2},
     "14_traps": {"shrink": [1, 64]},
+    "15_verdicts": {},
 }
 READS = {
     "13_synthesis": ["06_logit_lens", "08_patching"],
     "14_traps": ["04_decisions", "07_attribution", "08_patching", "09_attention", "10_interactions", "11_weights"],
+    "15_verdicts": [*CHAPTERS][3:11],
 }
 """Chapters that read other chapters' tables, and which these are."""
 NOTEBOOKS = [*CHAPTERS, "runs/train", "runs/patch_pair"]
@@ -234,6 +236,41 @@ def test_traps_on_tables_of_other_runs_stop(kernel, pairs, tmp_path):
     finally:
         file.write_bytes(kept)
     assert refused.value.ename == "RewiredError" and "04_decisions" in refused.value.evalue
+
+
+@pytest.mark.slow
+def test_verdicts_follow_the_runs_and_the_guard_the_adapters(kernel, pairs, tmp_path, monkeypatch):
+    """One run's whole folder in another's place changes the verdicts; its adapter alone stops the book."""
+    made_first(READS["15_verdicts"], kernel, tmp_path)
+    here, other = kernel / "results" / "ci", tmp_path / "results" / "ci"
+    profile, register = profiles.load("ci", LITTLE), verdicts.load()
+    before = verdicts.judge(register, profile, here).set_index("id")
+    alone = before[before["here"] == verdicts.UNTESTED]
+    assert {"variants_separate", "rewiring", "similar"} <= set(alone.index), "one seed a variant is no yardstick"
+    assert alone["reason"].str.len().min() > 10 and before.loc["strategic_defects", "here"] != verdicts.UNTESTED
+
+    shutil.copytree(here, other)
+    monkeypatch.setenv("REWIRED_ROOT", str(tmp_path))
+    target = other / "runs" / "strategic-1"
+    shutil.rmtree(target / "adapter")
+    shutil.copytree(here / "runs" / "utilitarian-1" / "adapter", target / "adapter")
+    with pytest.raises(papermill.PapermillExecutionError, match="not the one the run wrote"):
+        run("04_decisions", tmp_path)
+    about, giver = (
+        json.loads((here / "runs" / name / "run.json").read_text()) for name in ("strategic-1", "utilitarian-1")
+    )
+    (target / "run.json").write_text(json.dumps(about | {"adapter": giver["adapter"]}))  # as if nobody would look
+    with pytest.raises(papermill.PapermillExecutionError, match="is not the model that was trained"):
+        run("04_decisions", tmp_path)
+
+    shutil.rmtree(target)
+    shutil.copytree(here / "runs" / "utilitarian-1", target)
+    run("04_decisions", tmp_path)
+    after = verdicts.judge(register, profile, other).set_index("id")
+    changed = set(before.index[before["right"].sub(after["right"]).abs() > 1e-9])
+    assert "strategic_defects" in changed and "deontological_cooperates" not in changed
+    assert {before.loc[name, "chapter"] for name in changed} == {"04_decisions"}, "nothing else was measured again"
+    assert any((before.loc[c, ["measuring", "here"]] != after.loc[c, ["measuring", "here"]]).any() for c in changed)
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ Path("_build/html/.built").touch()
 """
 CHAPTERS = {"01_pocket", "02_training", "03_prompts", "04_decisions", "05_behaviour"}
 CHAPTERS |= {"06_logit_lens", "07_attribution", "08_patching", "09_attention", "10_interactions", "11_weights"}
-CHAPTERS |= {"13_synthesis", "14_traps"}
+CHAPTERS |= {"13_synthesis", "14_traps", "15_verdicts"}
 USING_RUNS = CHAPTERS - {"01_pocket"}
 RUNS = {f"{variant}-1" for variant in ("strategic", "deontological", "utilitarian", "hybrid")}
 PAIRS = {"deontological-1-to-utilitarian-1"}
@@ -99,7 +99,7 @@ def test_nothing_changed_nothing_runs(repository):
 
 
 def test_a_parameter_repeats_what_reads_it(repository):
-    following = {"04_decisions", "14_traps"}  # the traps read chapter 4's table
+    following = {"04_decisions", "14_traps", "15_verdicts"}  # traps and verdicts read chapter 4's tables
     assert built(repository, "--set", "decisions.samples=7") == following
     assert built(repository) == following
     more = built(repository, "--set", "training.seeds=[1, 2]".replace(" ", ""))
@@ -131,6 +131,11 @@ def test_prose_of_a_notebook_repeats_that_notebook_and_no_training(repository):
         prose["source"] = "# Another title"
         (repository / name).write_text(json.dumps(content))
     assert built(repository) == {"03_prompts"}
+
+
+def test_a_claim_repeats_the_verdicts(repository):
+    edited(repository / "book" / "claims.yaml", "the four variants separate", "four variants separate")
+    assert built(repository) == {"15_verdicts"}
 
 
 def test_a_lost_result_is_made_again(repository):

@@ -965,6 +965,33 @@ def run_distances(frame: pd.DataFrame, label: str) -> Figure:
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.7, aspect=35, pad=0.02)
         bar.set_label(label, fontsize=9.5)
         bar.outline.set_visible(False)
+
+
+@look
+def verdicts(frame: pd.DataFrame, values: Sequence[str]) -> Figure:
+    """Claims in rows and the two parts of their verdict in columns. Columns ``group``, ``short`` (the row's name),
+    ``measuring`` and ``here``, each one of ``values``; every value has its own colour and its own marker."""
+    colours = ("#117733", "#2b8cbe", "#d55e00", "#6b6b6b", "#b3b3b3")
+    style = {v: {"color": c, "marker": m} for v, c, m in zip(values, colours, "oDXs_", strict=True)}
+    groups = list(dict.fromkeys(frame["group"]))
+    heights = [(frame["group"] == name).sum() + 0.9 for name in groups]
+    figure = Figure(figsize=(WIDTH, 0.235 * sum(heights) + 0.9), layout="constrained")
+    axes = list(figure.subplots(len(groups), 1, height_ratios=heights, squeeze=False).flat)
+    for ax, name in zip(axes, groups, strict=True):
+        part = frame[frame["group"] == name]
+        for column, key in enumerate(("measuring", "here")):
+            for value, at in part.reset_index(drop=True).groupby(key).groups.items():
+                ax.scatter(np.full(len(at), column), at, s=62, zorder=3, **style[value])
+        _rows(ax, part["short"].tolist())
+        ax.set(xlim=(-0.5, 1.5), title=name)
+        ax.set_xticks([0, 1], ["does the way of\nmeasuring support it?", "does it hold in\nthis run's model?"])
+        ax.tick_params(length=0, labelbottom=False, labeltop=ax is axes[0])
+        ax.tick_params(axis="y", labelsize=9.5)
+        ax.spines[:].set_visible(False)
+        ax.grid(axis="x", visible=False)
+    for value in values:
+        axes[0].scatter([], [], s=62, label=value, **style[value])
+    _legend(figure, axes[0], ncols=2)
     return figure
 
 
