@@ -899,7 +899,9 @@ def cascade(frame: pd.DataFrame, xlabel: str, unit: str = "runs of one variant")
     levels, pairs = list(dict.fromkeys(frame["level"])), list(dict.fromkeys(frame["pair"]))
     names = list(dict.fromkeys([*frame["a"], *frame["b"]]))
     figure, (axes,) = _panels(1, height=(0.1 * len(pairs) + 0.12) * max(len(levels), 1) + 0.9)
-    offsets = dict(zip(pairs, np.linspace(-0.36, 0.36, len(pairs)) if len(pairs) > 1 else [0.0], strict=True))
+    offsets = dict(
+        zip(pairs, np.linspace(-0.36, 0.36, len(pairs)) if len(pairs) > 1 else [0.0] * len(pairs), strict=True)
+    )
     for r in frame.itertuples():
         whole, y = r.a == "all", levels.index(r.level) + offsets[r.pair]
         pale = 1.0 if r.differ else 0.4
@@ -965,6 +967,7 @@ def run_distances(frame: pd.DataFrame, label: str) -> Figure:
         bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.7, aspect=35, pad=0.02)
         bar.set_label(label, fontsize=9.5)
         bar.outline.set_visible(False)
+    return figure
 
 
 @look
