@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from rewired import profiles, verdicts
+from rewired import profiles, quantities, verdicts
 from rewired.errors import RewiredError
 from rewired.profiles import write_table
 from rewired.verdicts import ARTEFACT, HOLDS, NOT, SIZE, UNTESTED, Rule
@@ -175,8 +175,8 @@ def test_the_named_quantities_of_runs():
     rows += [("a – b", between, 3.0), ("a – c", between, 5.0), ("b – c", between, 8.0), ("b – c", between, 12.0)]
     frame = pd.DataFrame(rows, columns=["pair", "kind", "distance"])
     about = {"table": "x", "column": "distance"}
-    assert verdicts.pairs_apart(lambda name: frame, None, **about) == pytest.approx(2 / 3)
-    assert verdicts.rank_of_pair(lambda name: frame, None, pair="a – c", **about) == 2
+    assert quantities.pairs_apart(lambda name: frame, None, **about) == pytest.approx(2 / 3)
+    assert quantities.rank_of_pair(lambda name: frame, None, pair="a – c", **about) == 2
 
 
 # --- its rules -------------------------------------------------------------------------------------------------------
