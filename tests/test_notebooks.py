@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
 from rewired import profiles, training, traps, verdicts
 from rewired.__main__ import sockets
@@ -291,10 +292,27 @@ def test_a_run_runs_alone(kernel, tmp_path, monkeypatch):
     assert (kernel / "results" / "ci" / "trials" / "runs" / "hybrid-9" / "run.json").is_file(), "a trial stays apart"
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_an_unknown_parameter_is_refused(name, tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError) as refused:
-        run(name, tmp_path, sead=3)
+def refused_by(name: str, error: str) -> bool:
+    """Does the message name the parameter that does not exist and all that do?"""
     known = [node.targets[0].id for node in ast.parse(source(cells(name, "code")[0])).body]
-    assert refused.value.ename == "RewiredError"
-    assert "sead" in refused.value.evalue and all(parameter in refused.value.evalue for parameter in known)
+    return "sead" in error and all(parameter in error for parameter in known)
+
+
+def test_papermill_is_refused_an_unknown_parameter(tmp_path):
+    with pytest.raises(papermill.PapermillExecutionError) as refused:
+        run("01_pocket", tmp_path, sead=3)
+    assert refused.value.ename == "RewiredError" and refused_by("01_pocket", refused.value.evalue)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_an_unknown_parameter_is_refused(name):
+    """The first cells as papermill would run them, in a shell of this process: a kernel takes seconds to start."""
+    first, second = (source(cell) for cell in cells(name, "code")[:2])
+    shell = InteractiveShell.instance()
+    try:
+        for cell in (first, "# Parameters\nsead = 3\n"):
+            assert shell.run_cell(cell, store_history=True).success
+        error = shell.run_cell(second, store_history=True, silent=False).error_in_exec
+    finally:
+        InteractiveShell.clear_instance()
+    assert type(error).__name__ == "RewiredError" and refused_by(name, str(error))

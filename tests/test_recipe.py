@@ -22,7 +22,7 @@ VARIANTS = (*CI["patching"]["pairs"][0], "care")
 def project(tmp_path_factory):
     """A copy with the reward from README at the end of games.py, and a profile that asks for it."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("lib", "config", "notebooks", "models"):
+    for name in ("lib", "config", "notebooks", "models", "book"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     section = (ROOT / "README.md").read_text().split("## Add a reward")[1].split("\n## ")[0]
     games = folder / "lib" / "rewired" / "games.py"
@@ -74,7 +74,9 @@ def test_a_chapter_shows_the_variant(name, trained):
     rewired(trained, "run-notebook", f"notebooks/{name}.ipynb", "--out", str(out), "-p", "profile=mine", *words)
     glued = [o for cell in json.loads(out.read_text())["cells"] for o in cell.get("outputs", [])]
     told = " ".join(json.dumps(o["data"]) for o in glued if "scrapbook" in o.get("metadata", {}))
+    assert re.search(r"\bcare\b", told), f"{name} says and draws nothing about the new variant"
+    if name == "15_verdicts":
+        return  # a table of claims and not of models
     files = sorted((trained / "results" / "mine" / "tables").glob(f"{name}*.parquet"))
     listed = [file.stem for file in files if mentions(pd.read_parquet(file), "care")]
     assert files and listed, f"none of {name}'s tables lists the new variant"
-    assert re.search(r"\bcare\b", told), f"{name} says and draws nothing about the new variant"

@@ -106,10 +106,12 @@ def _by_depth(read, position: str) -> pd.DataFrame:
 
 @quantity
 def u_share(read, profile, position: str) -> float:
-    """Share of models and scenarios whose mean trajectory falls and rises again, each by a fifth of its range."""
+    """Share of models and scenarios whose mean trajectory leaves where it begins and comes back, down or up, each way
+    by a fifth of its range."""
     mean = _by_depth(read, position)
-    low, size = mean.min(axis=1), mean.max(axis=1) - mean.min(axis=1)
-    return float((np.minimum(mean.iloc[:, 0] - low, mean.iloc[:, -1] - low) > 0.2 * size).mean())
+    first, last, low, high = mean.iloc[:, 0], mean.iloc[:, -1], mean.min(axis=1), mean.max(axis=1)
+    bend = np.maximum(np.minimum(first, last) - low, high - np.maximum(first, last))
+    return float((bend > 0.2 * (high - low)).mean())
 
 
 @quantity

@@ -375,13 +375,15 @@ def is_study_model(profile: Profile) -> bool:
 
 
 def scope(profile: Profile) -> str:
-    """What the second part of the verdicts is about, in one sentence."""
+    """What was judged, and what the second part of the verdicts is about."""
+    training = profile.training
+    judged = f"Judged are the base and the variants {', '.join(training.variants)}, by seeds of each: {len(training.seeds)}. "
     if is_study_model(profile):
-        return (
+        return judged + (
             f"These verdicts are about {profile.model.path}, the study's own model: the second part decides "
             "the study's claims, on adapters trained anew."
         )
-    return (
+    return judged + (
         f"These verdicts are about the small model {profile.model.path}. They decide nothing about Gemma-2-2b: the "
         "first part can show that a way of measuring fails, since one counter-example is enough, and the second part "
         "is true of the small model only. With the profile gemma-2-2b-it this page decides the study's claims."
