@@ -376,8 +376,8 @@ def is_study_model(profile: Profile) -> bool:
 
 def scope(profile: Profile) -> str:
     """What was judged, and what the second part of the verdicts is about."""
-    training = profile.training
-    judged = f"Judged are the base and the variants {', '.join(training.variants)}, by seeds of each: {len(training.seeds)}. "
+    variants, seeds = ", ".join(profile.training.variants), len(profile.training.seeds)
+    judged = f"Judged are the base and its variants {variants}, with {seeds} run{'s' * (seeds > 1)} of each. "
     if is_study_model(profile):
         return judged + (
             f"These verdicts are about {profile.model.path}, the study's own model: the second part decides "
