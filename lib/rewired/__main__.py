@@ -123,7 +123,8 @@ BUILT_ON = ("profile", "overrides")
 def sockets() -> Iterator[Config]:
     """Settings with which papermill and its kernel talk through files that nobody else uses. By default they take TCP
     ports that were free a moment before, and of two notebooks that start together one may find its port taken."""
-    with tempfile.TemporaryDirectory(prefix="rewired-") as folder:
+    short = len(tempfile.gettempdir()) < 60  # the path of a socket has at most 107 characters
+    with tempfile.TemporaryDirectory(prefix="rewired-", dir=None if short else "/tmp") as folder:
         yield Config({"KernelManager": {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}})
 
 
