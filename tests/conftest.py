@@ -1,6 +1,7 @@
 """Every test runs with pinned threads, without a network, and writes below its own temporary folder."""
 
 import os
+from collections import Counter
 
 os.environ.update(
     OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", TQDM_DISABLE="1"
@@ -17,3 +18,9 @@ def _own_results(tmp_path, monkeypatch):
     """``results/`` of the library lies in the test's folder."""
     monkeypatch.setenv("REWIRED_ROOT", str(tmp_path))
     monkeypatch.delenv("REWIRED_BUILD", raising=False)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with many slow tests first, so that two workers are done at about the same time."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
