@@ -18,7 +18,7 @@ from statsmodels.stats.multitest import multipletests
 from rewired.errors import RewiredError, choice
 from rewired.statistics import labellings
 from rewired.tracing.recording import Recording
-from rewired.weights import ATTENTION, Updates
+from rewired.weights import Updates, weight_of
 
 LEVEL, POINTS, ALIKE = 0.05, 0.05, 0.9
 """A test's level; probabilities that are "about the same"; a cosine that is read as "practically the same"."""
@@ -252,17 +252,12 @@ def must_equal(here, there, table: str, tolerance: float = 1e-4) -> float:
 # --- merging ---------------------------------------------------------------------------------------------------------
 
 
-def _weight(model, layer: int, module: str) -> torch.Tensor:
-    block = model.get_decoder().layers[layer]
-    return getattr(block.self_attn if module in ATTENTION else block.mlp, module).weight
-
-
 @torch.no_grad()
 def merge_into(model, found: Updates):
     """Adds the updates to ``model``'s own weights, in their precision, as PEFT's merge does; returns ``model``, changed
     for good. (The study: ``merge_and_unload`` in the loader of every analysis behind its first results.)"""
     for (layer, module), update in found.items():
-        weight = _weight(model, layer, module)
+        weight = weight_of(model, layer, module)
         weight += (update.scale * (update.B.float() @ update.A.float())).to(weight.dtype)
     return model
 
@@ -274,7 +269,7 @@ def surviving(model, found: Updates, dtype: torch.dtype, shrink: float = 1.0) ->
     of weights that did not move at all, and ``relative``, the size of the updates over that of the weights."""
     inner = gained = meant = size = still = count = 0.0
     for (layer, module), update in found.items():
-        weight = _weight(model, layer, module).to(dtype)
+        weight = weight_of(model, layer, module).to(dtype)
         wanted = update.scale / shrink * (update.B.float() @ update.A.float())
         kept = (weight + wanted.to(dtype)).double() - weight.double()
         inner += (kept * wanted).sum().item()

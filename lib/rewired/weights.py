@@ -99,14 +99,19 @@ def of_variant(study, name: str, seed: int) -> dict[tuple[int, str], Update]:
 # --- size ------------------------------------------------------------------------------------------------------------
 
 
+def weight_of(model, layer: int, module: str) -> torch.Tensor:
+    """The weight matrix [out, in] beneath a module's update, the adapter left apart."""
+    block = model.get_decoder().layers[layer]
+    return getattr(block.self_attn if module in ATTENTION else block.mlp, module).weight
+
+
 def norms(found: Updates, model) -> pd.DataFrame:
     """One row per module: layer, module, ``norm`` of its update, ``base``, the norm of the weight matrix beneath, and
     ``relative``, the one over the other."""
-    layers = model.get_decoder().layers
     rows = []
     for (layer, module), update in found.items():
-        owner = getattr(layers[layer].self_attn if module in ATTENTION else layers[layer].mlp, module)
-        size, base = update.norm, torch.linalg.matrix_norm(owner.weight.detach().float()).item()
+        base = torch.linalg.matrix_norm(weight_of(model, layer, module).detach().float()).item()
+        size = update.norm
         rows.append({"layer": layer, "module": module, "norm": size, "base": base, "relative": size / base})
     return pd.DataFrame(rows, columns=["layer", "module", "norm", "base", "relative"])
 
