@@ -26,7 +26,7 @@ METHODS = {
     "sweep_unmerged": "rewired sweep, adapters unmerged",
 }
 LARGEST = {"sweep": 5e-6, "sweep_unmerged": 5e-6, "transformerlens": 1e-5}
-"""Allowed difference from one-row hooks in fp32, in logits; the peer rounds its logits to fp32 first."""
+"""Allowed difference from one-row hooks in fp32, in logits; the peer computes batches of padded prompts."""
 
 
 class Worker:

@@ -35,12 +35,22 @@ def _plan(sample) -> list[tuple]:
     return [("z", _head, by_head, heads), ("out", _mlp, by_mlp, mlps)]
 
 
-def _metric(job, chunk, device):
-    """delta of each prompt of a batch, from the (capped) logits: normaliser and shared label tokens cancel."""
+def _metric(job, chunk, end: dict, model, device):
+    """delta of each prompt of a batch; normaliser and shared label tokens cancel.
+
+    Read in fp64 from the final norm's output, which ``end`` holds, like the reference: the logits that the metric is
+    handed are capped in fp32, and near the cap rounding alone costs more than the difference that is allowed."""
     row = torch.arange(len(chunk), device=device)
     last = torch.tensor([len(job["rows"][i]) - 1 for i in chunk], device=device)
-    cooperate, defect = ([job[label][i] for i in chunk] for label in ("cooperate", "defect"))
-    return lambda logits: (logits[row, last, defect] - logits[row, last, cooperate]).float()
+    tokens = torch.tensor([[job[label][i] for i in chunk] for label in ("cooperate", "defect")], device=device)
+    unembedding = model.original_model.get_output_embeddings().weight[tokens].double()  # label, prompt, width
+    cap = model.original_model.config.final_logit_softcapping
+
+    def delta(_logits):
+        cooperate, defect = cap * torch.tanh((unembedding * end["output"][row, last].double()).sum(-1) / cap)
+        return defect - cooperate
+
+    return delta
 
 
 def prepare(job, folder, device):
@@ -54,13 +64,15 @@ def prepare(job, folder, device):
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
     names = {f"blocks.{layer}." + ("attn.hook_z" if head >= 0 else "mlp.hook_out") for layer, head in sample}
 
+    end = {}  # the final norm's latest output
+    target.original_model.model.norm.register_forward_hook(lambda _, args, output: end.update(output=output))
     batches = []  # (prompts, their tokens, the source's cache, metric)
     for chunk in (order[a : a + size] for a in range(0, len(order), size)):
         ids = torch.zeros(len(chunk), len(rows[chunk[-1]]), dtype=torch.long, device=device)
         for r, i in enumerate(chunk):
             ids[r, : len(rows[i])] = torch.tensor(rows[i])  # padded on the right: causality hides it
         cache = source.run_with_cache(ids, names_filter=lambda name: name in names)[1]
-        batches.append((chunk, ids, cache, _metric(job, chunk, device)))
+        batches.append((chunk, ids, cache, _metric(job, chunk, end, target, device)))
 
     def repeat():
         found = np.full((len(sample), len(rows)), np.nan)
