@@ -17,7 +17,7 @@ book: $(READY)
 	@$(BIN)/python tools/book.py --profile "$(PROFILE)" --set "$(SET)" --cores "$(CORES)"
 
 test: $(READY)
-	@$(BIN)/python -m pytest --numprocesses $(CORES) --dist loadfile --no-loadscope-reorder $(TESTS)
+	@$(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal $(TESTS)
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python tools/lint.py

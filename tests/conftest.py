@@ -21,6 +21,6 @@ def _own_results(tmp_path, monkeypatch):
 
 
 def pytest_collection_modifyitems(items):
-    """Files with many slow tests first, so that two workers are done at about the same time."""
+    """Files with many slow tests first: a worker that has nothing left takes half of what waits at another."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
