@@ -132,6 +132,26 @@ def test_samples_follow_the_models_distribution(base):
     assert len(drawn) == 3_000 and list(drawn["sample"]) == list(range(3_000))
 
 
+def test_longer_samples_follow_it_too(base):
+    """Two tokens, of a label and off it, against the product of the model's own probabilities."""
+    model, tokenizer = base
+    prompt, n = scenario_set()[0], 20_000
+    drawn = decisions.sample(model, tokenizer, [prompt], n, max_new_tokens=2)["answer"]
+
+    def chances(*more: int) -> torch.Tensor:
+        with torch.no_grad():
+            return torch.softmax(
+                model(torch.tensor([[*chat(tokenizer, prompt), *more]])).logits[0, -1].double(), dim=-1
+            )
+
+    label = decisions.label_ids(tokenizer, prompt.labels.cooperate)
+    off = [t for t in chances().topk(4).indices.tolist() if t != label[0]]
+    for a, b in [label, *((t, chances(t).argmax().item()) for t in off)]:
+        p = (chances()[a] * chances(a)[b]).item()
+        share = (drawn == tokenizer.decode([a, b], skip_special_tokens=True)).mean()
+        assert share == pytest.approx(p, abs=4 * np.sqrt(p * (1 - p) / n)), tokenizer.decode([a, b])
+
+
 def test_sampling_agrees_with_the_metric():
     """Whole answers of a model that answers: every cell inside the simultaneous interval, nearly all answers legal."""
     model, tokenizer = models.load_base(profiles.load("pocket", {"model.path": str(tiny.legal_base())}))

@@ -264,21 +264,35 @@ def sample(
     if not temperature > 0:
         raise RewiredError(f"The sampling temperature is {temperature}; it must be above 0 (1 is the model as it is).")
     random = torch.Generator().manual_seed(seed)
-    chats = [chat(tokenizer, prompt) for prompt in prompts]
+    chats, labels = [chat(tokenizer, prompt) for prompt in prompts], [prompt.labels for prompt in prompts]
     stops = {end_of_turn(tokenizer), tokenizer.eos_token_id}
-    growing = {(i, ()): n for i in range(len(prompts))}  # (prompt, tokens so far): how many samples are there
+    seen: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}  # (prompt, tokens so far): the final hidden state
+
+    def look(wanted: list[tuple[int, tuple[int, ...]]]):
+        rows = [chats[i] + list(tokens) for i, tokens in wanted]
+        reads = [list(range(len(chats[i]) - 1, len(row))) for (i, _), row in zip(wanted, rows, strict=True)]
+        for batch, hidden in hidden_states(model, rows, reads, batch_size):
+            states = iter(hidden)
+            for i, tokens in (wanted[r] for r in batch):
+                seen.update({(i, tokens[:k]): next(states) for k in range(len(tokens) + 1)})
+
+    words = {pair: [label_ids(tokenizer, word) for word in (pair.cooperate, pair.defect)] for pair in {*labels}}
+    look([(i, word) for i, pair in enumerate(labels) for word in words[pair]])  # a legal answer needs nothing more
+    growing = {(i, ()): n for i in range(len(prompts))}  # how many samples are there
     finished: list[dict[tuple[int, ...], int]] = [{} for _ in prompts]
     for step in range(1, max_new_tokens + 1):
+        look([key for key in growing if key not in seen])
         keys, counts, growing = list(growing), list(growing.values()), {}
-        rows = [chats[i] + list(tokens) for i, tokens in keys]
-        for batch, hidden in hidden_states(model, rows, [[len(row) - 1] for row in rows], batch_size):
+        for first in range(0, len(keys), batch_size):
+            some = slice(first, first + batch_size)
+            hidden = torch.stack([seen[key] for key in keys[some]])
             chances = torch.softmax(logits(model, hidden)[1].double() / temperature, dim=-1).cpu()
-            for chance, r in zip(chances, batch, strict=True):
-                drawn = torch.multinomial(chance, counts[r], replacement=True, generator=random)
-                for token, count in zip(*(x.tolist() for x in drawn.unique(return_counts=True)), strict=True):
-                    i, tokens = keys[r][0], (*keys[r][1], token)
+            for chance, key, count in zip(chances, keys[some], counts[some], strict=True):
+                drawn = torch.multinomial(chance, count, replacement=True, generator=random)
+                for token, times in zip(*(x.tolist() for x in drawn.unique(return_counts=True)), strict=True):
+                    i, tokens = key[0], (*key[1], token)
                     done = token in stops or step == max_new_tokens
-                    (finished[i] if done else growing)[tokens if done else (i, tokens)] = count
+                    (finished[i] if done else growing)[tokens if done else (i, tokens)] = times
         if not growing:
             break
     frames = []
