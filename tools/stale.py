@@ -8,6 +8,7 @@ reads. Both ignore what cannot change a result: comments, layout, docstrings, pr
 import ast
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -39,18 +40,34 @@ def tree(file: Path) -> ast.Module:
     return _tree(file, cells(file) if file.suffix == ".ipynb" else file.read_text())
 
 
+@cache
+def _dump(module: ast.Module) -> str:
+    return ast.dump(module)
+
+
+@cache
+def _by_kind(module: ast.Module) -> dict[type, list[ast.AST]]:
+    found = defaultdict(list)
+    for node in ast.walk(module):
+        found[type(node)].append(node)
+    return found
+
+
+def nodes(file: Path, kind: type) -> list[ast.AST]:
+    """The nodes of that kind in the file's `tree`; looked for once, however many notebooks need the module."""
+    return _by_kind(tree(file))[kind]
+
+
 def _imported(file: Path, package: Path) -> Iterator[Path]:
     """Files of the rewired modules that ``file`` names in an import, at the top or inside a function."""
     names = {"rewired"} if file.parent == package and file.name != "__init__.py" else set()
-    for node in ast.walk(tree(file)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            home = node.module or ""
-            if node.level:  # `from . import x` in a subpackage
-                folder = file.parents[node.level - 1].relative_to(package.parent)
-                home = ".".join([*folder.parts, *([node.module] if node.module else [])])
-            names |= {home} | {f"{home}.{alias.name}" for alias in node.names}
+    names |= {alias.name for node in nodes(file, ast.Import) for alias in node.names}
+    for node in nodes(file, ast.ImportFrom):
+        home = node.module or ""
+        if node.level:  # `from . import x` in a subpackage
+            folder = file.parents[node.level - 1].relative_to(package.parent)
+            home = ".".join([*folder.parts, *([node.module] if node.module else [])])
+        names |= {home} | {f"{home}.{alias.name}" for alias in node.names}
     for name in sorted(name for name in names if name.split(".")[0] == "rewired"):
         parts = name.split(".")
         for depth in range(1, len(parts) + 1):
@@ -75,8 +92,8 @@ def _data(file: Path, root: Path) -> Iterator[Path]:
     """Data files a module reads: those in its own package folder, and files of ``config/`` that its source names."""
     if file.name == "__init__.py" and file.parent != root / "lib" / "rewired":
         yield from (f for f in sorted(file.parent.iterdir()) if f.is_file() and f.suffix not in (".py", ".pyc"))
-    for node in ast.walk(tree(file)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".yaml"):
+    for node in nodes(file, ast.Constant):
+        if isinstance(node.value, str) and node.value.endswith(".yaml"):
             if (root / "config" / Path(node.value).name).is_file():
                 yield root / "config" / Path(node.value).name
 
@@ -92,7 +109,7 @@ def code_hash(start: Iterable[Path], root: Path, rewards: Iterable[str] | None =
         module = tree(file)
         if rewards is not None and file.name == "games.py":
             module = ast.Module(_kept(module.body, set(rewards)), [])
-        digest.update(f"{file.relative_to(root)}\n{ast.dump(module)}\n".encode())
+        digest.update(f"{file.relative_to(root)}\n{_dump(module)}\n".encode())
         for data in _data(file, root):
             digest.update(f"{data.relative_to(root)}\n".encode() + data.read_bytes())
     return digest.hexdigest()[:16]
@@ -141,11 +158,13 @@ def reads(start: Iterable[Path], root: Path) -> set[str]:
     for file in closure(start, root):
         if file.name == "profiles.py":
             continue
-        nodes = [node for node in ast.walk(tree(file)) if isinstance(node, ast.Attribute)]
+        attributes = nodes(file, ast.Attribute)
         precise = {
-            id(n.value) for n in nodes if isinstance(n.value, ast.Attribute) and f"{n.value.attr}.{n.attr}" in known
+            id(n.value)
+            for n in attributes
+            if isinstance(n.value, ast.Attribute) and f"{n.value.attr}.{n.attr}" in known
         }
-        for node in nodes:
+        for node in attributes:
             if isinstance(node.value, ast.Attribute) and id(node.value) in precise:
                 found.add(f"{node.value.attr}.{node.attr}")
             if node.attr in known:
