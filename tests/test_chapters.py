@@ -92,6 +92,11 @@ class Book:
             self.chapter(other)
         return self.execute(name, **CHAPTERS[name])
 
+    def trial(self, name: str, out: Path, *overrides: str) -> dict:
+        """What the chapter hands to its text when a reader runs it with overrides."""
+        given = {"profile": "mine", "overrides": [*overrides], **CHAPTERS[name]}
+        return glued(run(name, out, self.project, self.project, build=False, **given))
+
     def table(self, name: str) -> pd.DataFrame:
         return profiles.read_table(self.results / "tables" / f"{name}.parquet", "mine")
 
@@ -145,6 +150,29 @@ def test_a_chapter_shows_the_new_variant(name, book):
 
 def test_every_chapter_is_here():
     assert sorted(CHAPTERS) == sorted(file.stem for file in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+# --- fewer variants, another reward ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "variants"), [("04_decisions", ["utilitarian"]), ("07_attribution", ["deontological", "utilitarian"])]
+)
+def test_a_chapter_makes_do_with_few_variants(book, tmp_path, name, variants):
+    """One is enough for what is measured of each, two for what compares; the strategic one may be missing."""
+    told = str(book.trial(name, tmp_path / "out.ipynb", f"training.variants=[{', '.join(variants)}]"))
+    assert all(variant in told for variant in variants) and "hybrid" not in told
+
+
+@pytest.mark.slow
+def test_chapter_2_tells_of_a_change_of_reward(book, tmp_path):
+    changed = ["training.first_reward=strategic", "training.first_episodes=4"]
+    few = "training.variants=[strategic, utilitarian]"
+    told = book.trial("02_training", tmp_path / "out.ipynb", few, *changed)["told_paid"]
+    assert "For 4 of 8 episodes every run was paid the strategic reward" in told
+    assert "The utilitarian runs defect after CC, CD, DC, DD" in told
+    assert "For the strategic runs the change of reward asks for no other move" in told
 
 
 # --- traps: their right numbers are the chapters' --------------------------------------------------------------------

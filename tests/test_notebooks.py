@@ -1,16 +1,12 @@
-"""Every notebook: how it is stored, what it refuses, and what it does with other runs than the book's."""
+"""Every notebook: how it is stored, what it refuses, and a run that runs alone."""
 
 import ast
 import re
 
 import papermill
 import pytest
-from chapters import CHAPTERS, LITTLE, NOTEBOOKS, SAMPLES, cells, glued, run, source
+from chapters import CHAPTERS, LITTLE, NOTEBOOKS, cells, run, source
 from IPython.core.interactiveshell import InteractiveShell
-
-from rewired import profiles, training
-
-OVERRIDES = [f"training.{key}={value}" for key, value in LITTLE.items()] + [f"decisions.samples={SAMPLES}"]
 
 # --- as they are stored ----------------------------------------------------------------------------------------------
 
@@ -76,46 +72,13 @@ def test_an_unknown_parameter_is_refused(name):
     assert type(error).__name__ == "RewiredError" and refused_by(name, str(error))
 
 
-# --- other runs than the book's --------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def three(tmp_path_factory):
-    """A results root with one barely trained run of three variants."""
-    root, profile = tmp_path_factory.mktemp("root"), profiles.load("ci", OVERRIDES)
-    for variant in ("strategic", "deontological", "utilitarian"):
-        training.train(profile, variant, 1, root / "results" / "ci" / "runs" / f"{variant}-1")
-    return root
-
-
-def only(*variants: str) -> list[str]:
-    return [*OVERRIDES, f"training.variants=[{', '.join(variants)}]"]
-
-
-@pytest.mark.slow
-def test_chapter_2_tells_of_a_change_of_reward(three, tmp_path):
-    changed = [*only("strategic", "utilitarian"), "training.first_reward=strategic", "training.first_episodes=4"]
-    given = {"profile": "ci", "overrides": changed, **CHAPTERS["02_training"]}
-    told = glued(run("02_training", tmp_path / "out.ipynb", three, **given))["told_paid"]
-    assert "For 4 of 8 episodes every run was paid the strategic reward" in told
-    assert "The utilitarian runs defect after CC, CD, DC, DD" in told
-    assert "For the strategic runs the change of reward asks for no other move" in told
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "variants"), [("04_decisions", ["utilitarian"]), ("07_attribution", ["deontological", "utilitarian"])]
-)
-def test_a_chapter_makes_do_with_few_variants(three, tmp_path, name, variants):
-    """One is enough for what is measured of each, two for what compares; the strategic one may be missing."""
-    given = {"profile": "ci", "overrides": only(*variants), **CHAPTERS[name]}
-    told = " ".join(glued(run(name, tmp_path / "out.ipynb", three, **given)).values())
-    assert all(variant in told for variant in variants) and "hybrid" not in told
+# --- a run -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_a_run_runs_alone(tmp_path):
-    given = {"profile": "ci", "overrides": OVERRIDES, "variant": "hybrid", "seed": 9}
+    little = [f"training.{key}={value}" for key, value in LITTLE.items()]
+    given = {"profile": "ci", "overrides": little, "variant": "hybrid", "seed": 9}
     run("runs/train", tmp_path / "out.ipynb", tmp_path, build=False, **given)
     made = tmp_path / "results" / "ci" / "trials" / "runs" / "hybrid-9" / "run.json"
     assert made.is_file(), "a trial stays apart"
