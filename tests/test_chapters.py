@@ -24,8 +24,6 @@ from rewired.errors import RewiredError
 
 SECTION = (ROOT / "README.md").read_text().split("## Add a reward")[1].split("\n## ")[0]
 PAIR = yaml.safe_load((ROOT / "config" / "ci.yaml").read_text())["patching"]["pairs"][0]
-
-
 LINES = re.search(r"```python\n(.*?)```", SECTION, re.S)[1]
 
 
@@ -102,7 +100,7 @@ class Book:
 
     def copy(self, root: Path) -> Path:
         """Its results in another results root, to be tampered with."""
-        unfinished = shutil.ignore_patterns("*.partial-*", "figures")
+        unfinished = shutil.ignore_patterns("*.partial-*", "figures", "trials")
         return shutil.copytree(self.results, root / "results" / "mine", ignore=unfinished)
 
 

@@ -276,8 +276,8 @@ def sample(
             for i, tokens in (wanted[r] for r in batch):
                 seen.update({(i, tokens[:k]): next(states) for k in range(len(tokens) + 1)})
 
-    words = {pair: [label_ids(tokenizer, word) for word in (pair.cooperate, pair.defect)] for pair in {*labels}}
-    look([(i, word) for i, pair in enumerate(labels) for word in words[pair]])  # a legal answer needs nothing more
+    spelled = {pair: [label_ids(tokenizer, word) for word in (pair.cooperate, pair.defect)] for pair in {*labels}}
+    look([(i, word) for i, pair in enumerate(labels) for word in spelled[pair]])  # a legal answer needs nothing more
     growing = {(i, ()): n for i in range(len(prompts))}  # how many samples are there
     finished: list[dict[tuple[int, ...], int]] = [{} for _ in prompts]
     for step in range(1, max_new_tokens + 1):
