@@ -1,11 +1,25 @@
 """Rewired? What moral fine-tuning changes inside a language model: the thin library behind the book.
 
 >>> import rewired
->>> P = rewired.start("pocket")          # a checked, frozen profile; threads pinned, logging quiet
+>>> P = rewired.start("pocket")                  # a checked, frozen profile; threads pinned, logging quiet
+>>> book = rewired.chapter("patching", "pocket")     # the same, and all that a chapter's notebook needs
 """
 
 from rewired.errors import RewiredError
-from rewired.profiles import load, output_dir, read_table, results_dir, start, write_table
+from rewired.notebook import Chapter, chapter, start, word
+from rewired.profiles import load
+from rewired.store import output_dir, read_table, results_dir, write_table
 
-__all__ = ["RewiredError", "load", "output_dir", "read_table", "results_dir", "start", "write_table"]
+__all__ = [
+    "Chapter",
+    "RewiredError",
+    "chapter",
+    "load",
+    "output_dir",
+    "read_table",
+    "results_dir",
+    "start",
+    "word",
+    "write_table",
+]
 __version__ = "0.1.0"

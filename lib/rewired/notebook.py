@@ -1,0 +1,261 @@
+"""What a chapter's notebook starts with, and where everything that it makes goes.
+
+A notebook calls ``chapter`` once. The object it gets knows the profile, the models and the runs, and takes care of
+everything that a chapter makes: tables, figures, the small results tables and sentences that the page shows, and the
+numbers that the register of claims is judged by.
+
+>>> book = rewired.chapter("attribution", profile, overrides, seed=seed)
+>>> with book.variants.variant("utilitarian", seed) as model: ...
+>>> book.table("closure", frame)                         # <results>/tables/attribution_closure.parquet
+>>> book.figure("top", figure)                           # on the page: {glue:figure} figure_top
+>>> book.results("loudest", [("loudest component", "L7_MLP", "", "yes")])    # {glue} results_loudest
+>>> book.say("alike", "{n} of {total} pairs differ.", n=2, total=6)          # {glue:text}`alike`
+>>> book.claim("zero_flips", original=0.0, right=0.12)   # collected, and written by book.claims()
+"""
+
+import ast
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from rewired.errors import RewiredError, choice
+from rewired.profiles import ROOT, Profile, load
+from rewired.store import output_dir, read_table, results_dir, write_table
+
+# --- starting --------------------------------------------------------------------------------------------------------
+
+
+def start(profile: str | Path = "pocket", overrides: Mapping[str, Any] | Iterable[str] | None = None) -> Profile:
+    """Check the notebook's parameters, read the profile, pin the threads, keep the libraries quiet.
+
+    Raises RewiredError when papermill passed a parameter that the notebook's ``parameters`` cell does not have.
+    """
+    _check_parameters()
+    _end_with_parent()
+    chosen = load(profile, overrides)
+    for name, value in environment(chosen).items():
+        os.environ.setdefault(name, value)
+    import torch
+
+    torch.set_num_threads(chosen.threads)
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.set_verbosity_error()
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+    return chosen
+
+
+def environment(profile: Profile) -> dict[str, str]:
+    """Variables that pin thread counts and silence progress bars; set before a kernel starts."""
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    pinned = dict.fromkeys(threads, str(profile.threads))
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    quiet["PYTHONWARNINGS"] = "ignore"  # a warning's text names a folder of this machine
+    fixed = {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return pinned | quiet | fixed
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise RewiredError for the first parameter in ``given`` that is not ``known``."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise choice(f"parameter of {where}:", name, known, "They stand in its first code cell.")
+
+
+def _end_with_parent() -> None:
+    """In a build on Linux, let a notebook's kernel die with papermill: a killed build must not go on writing."""
+    if os.environ.get("REWIRED_BUILD") and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _check_parameters() -> None:
+    """Compare the cell papermill injected with the parameters cell before it (papermill itself only warns)."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    cells = [cell for cell in (shell.user_ns.get("In", []) if shell else []) if cell.strip()]
+    if len(cells) < 2 or not cells[1].lstrip().startswith("# Parameters"):
+        return
+    refuse_unknown(_assigned(cells[1]), _assigned(cells[0]), "this notebook")
+
+
+def _assigned(source: str) -> list[str]:
+    """Names that a cell assigns at its top level."""
+    names = []
+    for node in ast.parse(source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return names
+
+
+# --- one chapter -----------------------------------------------------------------------------------------------------
+
+
+def chapter(
+    name: str, profile: str | Path = "pocket", overrides: Mapping[str, Any] | Iterable[str] | None = None, **parameters
+) -> "Chapter":
+    """The chapter's object; ``parameters`` are the notebook's own, named in the captions of its figures.
+
+    Raises RewiredError for an unknown profile or key, and for a parameter that the notebook does not have."""
+    book = Chapter(name, start(profile, overrides))
+    listed = [f"{key} {value}" for key, value in parameters.items() if value not in ("", [], (), None)]
+    if overrides:
+        listed.append(f"overrides {overrides}")
+    where = f"notebooks/{place(name)}, profile {book.profile.name}"
+    _glue("made_by", ", ".join([where, *listed]))
+    return book
+
+
+def place(name: str) -> str:
+    """A chapter's notebook as seen from ``notebooks/``: ``study/attribution.ipynb``. Names are unique over all parts."""
+    files = sorted((ROOT / "notebooks").glob(f"*/{name}.ipynb"))
+    return f"{files[0].parent.name}/{files[0].name}" if files else f"{name}.ipynb"
+
+
+class Chapter:
+    """A chapter while it runs: what it reads and where it writes. ``name`` is the notebook's, without its folder."""
+
+    def __init__(self, name: str, profile: Profile):
+        self.name, self.profile = name, profile
+        self.seeds = profile.training.seeds
+        self.trained = list(profile.training.variants)
+        self.names = ["base", *self.trained]
+        self.runs = [("base", 0)] + [(variant, seed) for variant in self.trained for seed in self.seeds]
+        self._claims: dict[str, dict] = {}
+
+    # --- what it reads
+
+    @cached_property
+    def variants(self):
+        """The base and its trained variants (``models.Variants``), loaded on first use."""
+        from rewired.models import Variants
+
+        return Variants(self.profile)
+
+    @property
+    def tokenizer(self):
+        """The base's tokenizer."""
+        return self.variants.tokenizer
+
+    def guard(self) -> pd.DataFrame:
+        """Check that every trained run decides as training recorded, and print one line that says so.
+
+        Returns the recorded decisions, one row per run and prompt. Raises RewiredError for a run that does not."""
+        from rewired import decisions
+
+        frames = []
+        for variant, seed in self.runs[1:]:
+            frame = decisions.guard(self.variants, variant, seed)
+            frames.append(frame.assign(model=variant, seed=seed))
+        checked = pd.concat(frames, ignore_index=True)
+        worst = 1 - checked["legal_mass"].min()
+        print(f"{len(frames)} runs decide as recorded; at most {worst:.1e} of an answer is neither label")
+        return checked
+
+    def read(self, table: str) -> pd.DataFrame:
+        """A table of this profile's results by its full name. RewiredError when it is missing or of another profile."""
+        return read_table(results_dir(self.profile) / "tables" / f"{table}.parquet", self.profile)
+
+    def read_pairs(self, table: str) -> pd.DataFrame:
+        """That table of every patched pair, with the columns ``source`` and ``target`` in front."""
+        patching, frames = self.profile.patching, []
+        for source, target in patching.pairs:
+            if not {source, target} <= set(self.trained):
+                continue
+            pair = f"{source}-{patching.seed}-to-{target}-{patching.seed}"
+            frame = read_table(results_dir(self.profile) / "pairs" / pair / f"{table}.parquet", self.profile)
+            others = [column for column in frame.columns if column not in ("source", "target")]
+            frames.append(frame.assign(source=source, target=target)[["source", "target", *others]])
+        if not frames:
+            raise RewiredError("This profile patches no pair of its variants. Name one in patching.pairs.")
+        return pd.concat(frames, ignore_index=True)
+
+    # --- what it makes
+
+    def table(self, suffix: str, frame: pd.DataFrame) -> pd.DataFrame:
+        """Write ``tables/<chapter>_<suffix>.parquet`` (``""``: ``<chapter>.parquet``) and return the frame."""
+        stem = f"{self.name}_{suffix}" if suffix else self.name
+        write_table(frame, output_dir(self.profile) / "tables" / f"{stem}.parquet", self.profile)
+        return frame
+
+    def figure(self, name: str, figure) -> None:
+        """Save the figure as ``<chapter>_<name>`` (SVG and PNG), show it, and hand it to the page as ``figure_<name>``."""
+        from rewired import plots
+
+        picture = plots.save(figure, output_dir(self.profile) / "figures", f"{self.name}_{name}")
+        _glue(f"figure_{name}", picture, display=True)
+
+    def results(self, name: str, rows: Sequence[Sequence]) -> None:
+        """Hand a small table to the page as ``results_<name>``.
+
+        A row is (quantity, value, yardstick, verdict); columns that stay empty are left out."""
+        from rewired import plots
+
+        columns = ["quantity", "this run", "yardstick", "verdict"]
+        frame = pd.DataFrame([[_cell(value) for value in row] for row in rows])
+        frame.columns = columns[: frame.shape[1]]
+        frame = frame.fillna("")
+        filled = [column for column in frame.columns if (frame[column] != "").any()]
+        _glue(f"results_{name}", plots.table(frame[filled]))
+
+    def say(self, name: str, template: str, **values) -> None:
+        """Hand one sentence to the page as ``name``: a template with numbers and words in it, see ``word``."""
+        _glue(name, template.format(**values))
+
+    def show(self, name: str, thing) -> None:
+        """Hand any object that can be displayed to the page as ``name``."""
+        _glue(name, thing)
+
+    # --- what its claims are judged by
+
+    def claim(
+        self,
+        name: str,
+        original: float | None = None,
+        right: float | None = None,
+        yardstick: float | None = None,
+        cannot: str = "",
+    ) -> None:
+        """Note the numbers of one claim of ``book/claims.yaml``: measured the ``original`` way, the ``right`` way, and
+        what the right way would give if there were nothing to find (``yardstick``); or why this profile ``cannot``
+        have them. Raises RewiredError for a number that is missing although the profile could have it."""
+        numbers = {"original": original, "right": right, "yardstick": yardstick}
+        for key, number in numbers.items():
+            if number is not None and not np.isfinite(float(number)) and not cannot:
+                raise RewiredError(
+                    f"Claim {name!r} of chapter {self.name!r} has no number {key} ({number}) and no reason why. "
+                    "Mend the cell that computes it, or say there what this profile lacks: cannot='...'."
+                )
+        values = {key: float("nan") if number is None else float(number) for key, number in numbers.items()}
+        self._claims[name] = {"claim": name, **values, "cannot": cannot}
+
+    def claims(self) -> pd.DataFrame:
+        """Write ``tables/<chapter>_claims.parquet``: one row a claim with its numbers and its reason, if any."""
+        columns = ["claim", "original", "right", "yardstick", "cannot"]
+        return self.table("claims", pd.DataFrame(list(self._claims.values()), columns=columns))
+
+
+def word(condition: bool, yes: str, no: str) -> str:
+    """``yes`` if the condition holds, else ``no``: the one word of a sentence that the run decides."""
+    return yes if condition else no
+
+
+def _cell(value) -> str:
+    """A number to three digits, anything else as text."""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    if isinstance(value, float | np.floating):
+        return "–" if np.isnan(value) else f"{value:.3g}"
+    return str(value)
+
+
+def _glue(name: str, thing, display: bool = False) -> None:
+    from myst_nb import glue
+
+    glue(name, thing, display=display)
