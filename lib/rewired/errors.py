@@ -14,7 +14,7 @@ class RewiredError(Exception):
 
 def choice(what: str, value: object, allowed: Iterable[str], fix: str = "") -> RewiredError:
     """The error for a name that is not among ``allowed``, with the nearest allowed name as a hint."""
-    allowed = [str(name) for name in allowed]
+    allowed = list(map(str, allowed))
     near = difflib.get_close_matches(str(value), allowed, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     known = ", ".join(allowed) or "none"

@@ -1,23 +1,12 @@
-"""One YAML file decides a run: the profile, checked before anything long starts, and the place where its results live.
+"""One YAML file decides a run: the profile, checked before anything long starts.
 
 A profile names the model, the training of the variants and the size of the measurements. It may build on another one
 (``extends: pocket``) and is frozen once read. Every key is checked: a misspelt one, a wrong type or a value out of
-range is an error that names the file, the key and what is allowed. Results live in ``results/<profile>/``; nothing
-appears there under its final name before it is whole, and a table says which profile and format wrote it, so that old
-and new results cannot be mixed silently.
+range is an error that names the file, the key and what is allowed.
 """
 
-import ast
-import contextlib
-import ctypes
-import errno
-import io
-import json
-import os
+import importlib
 import re
-import shutil
-import signal
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +18,6 @@ from rewired.errors import RewiredError, choice
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository: ``config/`` and ``models/`` are found from here."""
-FORMAT = 1
-"""Version of the tables' columns and meaning; a table of another version is refused. Raise it when either changes."""
 
 
 # --- the schema ----------------------------------------------------------------------------------------------------
@@ -129,13 +116,14 @@ class Profile(Section):
 
     name: str
     seed: int = 0
+    quick: bool = False  # every chapter gets the parameters that its own metadata keeps for a quick build
     threads: int = Field(default=1, gt=0)
     model: Model
     prompts: Prompts = Prompts()
     training: Training
     decisions: Decisions = Decisions()
     patching: Patching = Patching()
-    chapters: dict[str, dict[str, Any]] = {}  # parameters given to a chapter's notebook: {01_pocket: {questions: 40}}
+    chapters: dict[str, dict[str, Any]] = {}  # parameters for a chapter: {pocket: {questions: 40}}; they win over quick ones
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -274,175 +262,16 @@ def _short(file: Path) -> Path:
     return file.resolve().relative_to(ROOT) if file.resolve().is_relative_to(ROOT) else file
 
 
-# --- where results live --------------------------------------------------------------------------------------------
+# --- names that have moved (until their users have followed) ---------------------------------------------------------
+
+_MOVED = {
+    "rewired.store": "FORMAT results_dir output_dir write_table read_table atomic_path atomic_dir",
+    "rewired.notebook": "start environment refuse_unknown",
+}
 
 
-def results_dir(profile: Profile | str) -> Path:
-    """``results/<profile>`` in the repository, or under the folder that the variable REWIRED_ROOT names."""
-    name = profile if isinstance(profile, str) else profile.name
-    return Path(os.environ.get("REWIRED_ROOT") or ROOT) / "results" / name
-
-
-def output_dir(profile: Profile | str) -> Path:
-    """Where a notebook writes its tables and figures.
-
-    Inside ``make book`` that is ``results_dir``. A notebook run by hand, perhaps with another parameter, writes to
-    ``results/<profile>/trials`` instead, so that what it tries never mixes with the book's results.
-    """
-    return results_dir(profile) if os.environ.get("REWIRED_BUILD") else results_dir(profile) / "trials"
-
-
-def write_table(frame, path: str | Path, profile: Profile | str) -> Path:
-    """Write a data frame as parquet: the same frame gives the same bytes. The index is not kept.
-
-    The file says which profile and table format wrote it and holds no time and no host.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    name = profile if isinstance(profile, str) else profile.name
-    stamp = {"rewired": json.dumps({"profile": name, "format": FORMAT})}
-    sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(stamp), sink, compression="zstd")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(sink.getvalue())
-    return Path(path)
-
-
-def read_table(path: str | Path, profile: Profile | str):
-    """The data frame that ``write_table`` wrote there for this profile.
-
-    Raises RewiredError when the file is missing, damaged, of another profile or of another table format.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path, name = Path(path), profile if isinstance(profile, str) else profile.name
-    rebuild = f"`make book PROFILE={name}` makes it"
-    if not path.is_file():
-        raise RewiredError(f"There is no table {path}; {rebuild}.")
-    try:
-        table = pq.read_table(pa.BufferReader(path.read_bytes()))
-        stamp = json.loads((table.schema.metadata or {})[b"rewired"])
-    except (pa.ArrowException, OSError, KeyError, ValueError):
-        raise RewiredError(
-            f"The table {path} is damaged, or was not written by this book. Delete it; {rebuild} anew."
-        ) from None
-    if stamp != {"profile": name, "format": FORMAT}:
-        raise RewiredError(
-            f"The table {path} was written for profile {stamp.get('profile')!r} in table format "
-            f"{stamp.get('format')!r}; profile {name!r} in format {FORMAT} is needed. Delete it; {rebuild} anew."
-        )
-    return table.to_pandas()
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary file name beside ``path``; renamed to it when the block ends well, removed when it does not."""
-    path = Path(path)
-    with _disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
-        try:
-            yield temporary
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_dir(path: str | Path) -> Iterator[Path]:
-    """An empty temporary folder beside ``path``; takes its name (and its place) when the block ends well."""
-    path = Path(path)
-    with _disk(path):
-        temporary = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-            shutil.rmtree(path, ignore_errors=True)
-            os.replace(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """Turns a full or read-only disk into a paragraph; other errors pass."""
-    try:
-        yield
-    except OSError as error:
-        reasons = {
-            errno.ENOSPC: "the disk is full",
-            errno.EDQUOT: "the quota is used up",
-            errno.EROFS: "the disk is read-only",
-            errno.EACCES: "there is no permission",
-        }
-        if error.errno not in reasons:
-            raise
-        raise RewiredError(
-            f"Cannot write {path}: {reasons[error.errno]}. Nothing was left under that name. Make room (`make clean` "
-            "removes all results), or name another folder in the variable REWIRED_ROOT, then start again."
-        ) from None
-
-
-# --- starting a notebook -------------------------------------------------------------------------------------------
-
-
-def start(profile: str | Path = "pocket", overrides: Mapping[str, Any] | Iterable[str] | None = None) -> Profile:
-    """First call of every notebook: check its parameters, read the profile, pin the threads, keep the libraries quiet.
-
-    Raises RewiredError when papermill passed a parameter that the notebook's ``parameters`` cell does not have.
-    """
-    _check_parameters()
-    _end_with_parent()
-    chosen = load(profile, overrides)
-    for name, value in environment(chosen).items():
-        os.environ.setdefault(name, value)
-    import torch
-
-    torch.set_num_threads(chosen.threads)
-    if "transformers" in sys.modules:
-        sys.modules["transformers"].utils.logging.set_verbosity_error()
-        sys.modules["transformers"].utils.logging.disable_progress_bar()
-    return chosen
-
-
-def environment(profile: Profile) -> dict[str, str]:
-    """Variables that pin thread counts and silence progress bars; set before a kernel starts."""
-    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
-    quiet["PYTHONWARNINGS"] = "ignore"  # a warning's text names a folder of this machine
-    fixed = {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return {name: str(profile.threads) for name in threads} | quiet | fixed
-
-
-def _end_with_parent() -> None:
-    """In a build on Linux, let a notebook's kernel die with papermill: a killed build must not go on writing."""
-    if os.environ.get("REWIRED_BUILD") and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def _check_parameters() -> None:
-    """Compare the cell papermill injected with the parameters cell before it (papermill itself only warns)."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    cells = [cell for cell in (shell.user_ns.get("In", []) if shell else []) if cell.strip()]
-    if len(cells) < 2 or not cells[1].lstrip().startswith("# Parameters"):
-        return
-    refuse_unknown(_assigned(cells[1]), _assigned(cells[0]), "this notebook")
-
-
-def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raise RewiredError for the first parameter in ``given`` that is not ``known``."""
-    known = list(known)
-    for name in given:
-        if name not in known:
-            raise choice(f"parameter of {where}:", name, known, "They stand in its first code cell.")
-
-
-def _assigned(source: str) -> list[str]:
-    """Names that a cell assigns at its top level."""
-    targets = [t for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
-    targets += [node.target for node in ast.parse(source).body if isinstance(node, ast.AnnAssign)]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+def __getattr__(name: str):
+    for module, names in _MOVED.items():
+        if name in names.split():
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(name)
