@@ -1,4 +1,4 @@
-"""Intervals and tests, thin on statsmodels and scipy: what is simultaneous, what is paired, and over what family."""
+"""Intervals and tests: what is simultaneous, what is paired, and over what family. Thin on statsmodels and scipy."""
 
 from collections.abc import Sequence
 
@@ -19,58 +19,133 @@ def binomial_interval(successes, trials, level: float = 0.95, family: int = 1) -
     return np.where(empty, 0.0, lower), np.where(empty, 1.0, upper)
 
 
-def agreement(samples: pd.DataFrame, measured: pd.DataFrame, by: Sequence[str] = ("scenario",), level: float = 0.99):
-    """Does sampling say what the metric says? One row per cell: ``n`` answers, ``legal`` ones, the ``sampled`` share of
-    defection among these, the ``expected`` share (the prompts' p_defect, each weighted by its legal answers), a
-    ``lower`` and ``upper`` bound for the true share (exact binomial, all cells together at ``level``), ``inside``, and
-    ``majority_agrees`` (NA within 0.1 of one half, where no majority is to be expected)."""
+def agreement(
+    samples: pd.DataFrame, measured: pd.DataFrame, by: Sequence[str] = ("scenario",), level: float = 0.99
+) -> pd.DataFrame:
+    """Does sampling say what the metric says? One row per cell (a combination of the columns ``by``).
+
+    ``samples`` has one row per sampled answer (prompt_id, move), ``measured`` one per prompt (prompt_id, p_defect).
+    Columns: ``n`` answers, ``legal`` ones, ``defections``; ``sampled``, the share of defection among legal answers;
+    ``expected``, the prompts' p_defect, each weighted by its legal answers; ``lower`` and ``upper``, exact binomial
+    bounds for the true share, all cells together at ``level``; ``inside``; and ``majority_agrees``, NA within 0.1 of
+    one half, where no majority is to be expected."""
     by = list(by)
     extra = [column for column in by if column not in samples]
     known = measured[["prompt_id", "p_defect", *extra]].drop_duplicates("prompt_id")
-    joined = samples.merge(known, on="prompt_id", validate="many_to_one")
-    joined = joined.assign(legal=joined["move"].notna(), defected=joined["move"] == "D")
-    joined["expected"] = joined["p_defect"].where(joined["legal"])
-    cells = joined.groupby(by, sort=True).agg(
+    answers = samples.merge(known, on="prompt_id", validate="many_to_one")
+    answers["legal"] = answers["move"].notna()
+    answers["defected"] = answers["move"] == "D"
+    answers["expected"] = answers["p_defect"].where(answers["legal"])
+    cells = answers.groupby(by, sort=True).agg(
         n=("legal", "size"), legal=("legal", "sum"), defections=("defected", "sum"), expected=("expected", "mean")
     )
     cells = cells.reset_index()
     cells["sampled"] = cells["defections"] / cells["legal"].where(cells["legal"] > 0)
     cells["lower"], cells["upper"] = binomial_interval(cells["defections"], cells["legal"], level, family=len(cells))
     cells["inside"] = cells["expected"].between(cells["lower"], cells["upper"])
-    agrees = (cells["sampled"] > 0.5) == (cells["expected"] > 0.5)
-    cells["majority_agrees"] = agrees.astype("boolean").where((cells["expected"] - 0.5).abs() > 0.1)
+    same_side = (cells["sampled"] > 0.5) == (cells["expected"] > 0.5)
+    cells["majority_agrees"] = same_side.astype("boolean").where((cells["expected"] - 0.5).abs() > 0.1)
     return cells
 
 
-def paired_permutation(a, b, draws: int = 20_000, seed: int = 0, clusters: Sequence | None = None):
+def paired_permutation(
+    a, b, draws: int = 20_000, seed: int = 0, clusters: Sequence | None = None
+) -> tuple[float, float]:
     """(mean difference a - b, two-sided p): pair by pair, swap which model a value came from.
 
-    The null is that it never mattered which model a value came from: *these two models* are alike on each prompt. A
-    difference that whole groups of prompts share (each model reads one wording in its own way) breaks it, and then the
+    The null: it never mattered which model a value came from, so *these two models* are alike on each prompt.
+    A difference that a group of prompts shares breaks this null, for each model reads a wording in its own way. The
     question whether the models differ *on average over wordings* needs ``clusters``: whole clusters are swapped.
-    The observed labelling counts, so p is never 0: its floor is 1 / (draws + 1), or 2 / 2^n where n pairs or clusters
-    allow fewer labellings than ``draws`` and all of them are tried. Raises RewiredError for missing values."""
-    sums, sizes = _by_cluster(_difference(a, b), clusters)
-    null = np.abs(labellings(len(sums), draws, seed) @ sums)  # [labelling]
-    tied = 1e-12 * np.abs(sums).sum()  # rounding must not break ties, at any scale
-    return float(sums.sum() / sizes.sum()), float(np.mean(null >= null[0] - tied))
+
+    The observed assignment counts as one, so p is never 0. Its floor is 1 / (draws + 1), or 2 / 2^n where n pairs or
+    clusters allow fewer assignments than ``draws`` and all are tried. Raises RewiredError for missing values."""
+    sums, sizes = _by_cluster(_difference(a, b), clusters)  # both [cluster]
+    null = np.abs(swaps(len(sums), draws, seed) @ sums)  # [swap], the first one as observed
+    rounding = 1e-12 * np.abs(sums).sum()  # rounding must not break ties, at any scale
+    return float(sums.sum() / sizes.sum()), float(np.mean(null >= null[0] - rounding))
 
 
 def cluster_interval(
     values, clusters: Sequence, level: float = 0.95, draws: int = 5_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of a mean over clustered values: all means that `paired_permutation` with these clusters would not
-    reject. Its ends are order statistics of the means of subsets of clusters (Hartigan 1969, "Using subsample values as
-    typical values"); it covers for clusters of any sizes whose deviations are symmetric, however few. NaN, NaN where
+    """Interval of a mean over clustered values: all means that `paired_permutation` with these clusters keeps.
+
+    Its ends are order statistics of the means of subsets of clusters (Hartigan 1969, "Using subsample values as
+    typical values"). It covers for clusters of any sizes whose deviations are symmetric, however few. NaN, NaN where
     there are too few clusters for any interval: at 0.95 fewer than six. Raises RewiredError for missing values."""
     sums, sizes = _by_cluster(_difference(values, 0.0), clusters)
-    subsets = (labellings(len(sums), draws, seed) + 1) // 2  # [subset, cluster], the first one holds all
+    subsets = (swaps(len(sums), draws, seed) + 1) // 2  # [subset, cluster] of 0 and 1; the first one holds all
     subsets = subsets[subsets.any(axis=1)]
     rank = int((1 - level) / 2 * (len(subsets) + 1) + 1e-9)
     if rank == 0:
         return float("nan"), float("nan")
     means = np.sort((subsets @ sums) / (subsets @ sizes))
     return float(means[rank - 1]), float(means[-rank])
+
+
+def rank_correlation(
+    x, y, clusters: Sequence, level: float = 0.95, draws: int = 1_000, seed: int = 0
+) -> tuple[float, float, float]:
+    """(rho, low, high): Spearman's rank correlation with a bootstrap interval.
+
+    The bootstrap draws whole clusters (say, the heads of a layer) with replacement. With few clusters it is a little
+    too narrow: with eight, up to nine of a hundred intervals at the level 0.95 miss. NaN where x or y is constant,
+    and for the bounds with fewer than two clusters."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    codes, names = pd.factorize(np.asarray(list(clusters)), sort=True)
+    members = [np.flatnonzero(codes == k) for k in range(len(names))]  # per cluster, its places in x and y
+
+    def rho(places: np.ndarray) -> float:
+        if np.ptp(x[places]) == 0 or np.ptp(y[places]) == 0:
+            return float("nan")
+        return float(np.corrcoef(rankdata(x[places]), rankdata(y[places]))[0, 1])
+
+    observed = rho(np.arange(len(x)))
+    if len(members) < 2 or np.isnan(observed):
+        return observed, float("nan"), float("nan")
+    random, tail = np.random.default_rng(seed), (1 - level) / 2
+    drawn = np.empty(draws)
+    for k in range(draws):
+        chosen = random.integers(len(members), size=len(members))
+        drawn[k] = rho(np.concatenate([members[c] for c in chosen]))
+    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+    return observed, float(low), float(high)
+
+
+def swaps(count: int, draws: int, seed: int) -> np.ndarray:
+    """[swap, count] of +1 (as observed) and -1 (swapped), the first row all +1.
+
+    All 2^count rows if these are no more than ``draws``, otherwise as many random ones and the observed one."""
+    if count < 31 and 2**count <= draws + 1:
+        bits = np.arange(2**count)[:, None] >> np.arange(count) & 1  # [swap, count]
+        return 1 - 2 * bits
+    random = np.random.default_rng(seed).choice(np.array([1, -1], dtype=np.int8), (draws, count))
+    return np.concatenate([np.ones((1, count), dtype=np.int8), random])
+
+
+def _difference(a, b) -> np.ndarray:
+    """a - b as floats. Raises RewiredError for missing values and for none at all."""
+    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    missing = int(np.isnan(difference).sum())
+    if missing or not difference.size:
+        raise RewiredError(
+            f"{missing} of {difference.size} pairs of values lack a number, and a test needs one in each and at least "
+            "one pair. Drop the prompts that were not answered, and say how many there are."
+        )
+    return difference
+
+
+def _by_cluster(values: np.ndarray, clusters: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
+    """(sums, sizes) of the clusters; without clusters each value is one of its own."""
+    if clusters is None:
+        return values, np.ones(len(values))
+    groups = pd.Series(values).groupby(pd.factorize(np.asarray(clusters))[0])
+    return groups.sum().to_numpy(), groups.size().to_numpy(dtype=float)
+
+
+# --- going: see runs.differ and the chapter on training ------------------------------------------------------------
+
+labellings = swaps
 
 
 def departure(course: pd.Series, margin: float) -> float:
@@ -104,58 +179,6 @@ def foresight(table: pd.DataFrame, draws: int = 1_000, level: float = 0.95, seed
             low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2]) if len(spread) else (np.nan, np.nan)
             rows.append((measure, episode, found[0], low, high))
     return pd.DataFrame(rows, columns=["measure", "episode", "value", "low", "high"])
-
-
-def rank_correlation(
-    x, y, clusters: Sequence, level: float = 0.95, draws: int = 1_000, seed: int = 0
-) -> tuple[float, float, float]:
-    """(rho, low, high): Spearman's rank correlation with a bootstrap interval that draws whole clusters (say, the heads
-    of a layer) with replacement. With few clusters it is a little too narrow: eight of them miss in up to nine cases of
-    a hundred at the level 0.95. NaN where x or y is constant, and for the bounds with fewer than two clusters."""
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    _, names = np.unique(np.asarray(clusters), return_inverse=True)
-    members = [np.flatnonzero(names == k) for k in range(names.max() + 1)]
-
-    def rho(chosen) -> float:
-        a, b = (rankdata(values[chosen]) - (len(chosen) + 1) / 2 for values in (x, y))
-        size = np.sqrt((a @ a) * (b @ b))
-        return a @ b / size if size else np.nan
-
-    observed = rho(np.arange(len(x)))
-    if len(members) < 2 or np.isnan(observed):
-        return float(observed), float("nan"), float("nan")
-    random, tail = np.random.default_rng(seed), (1 - level) / 2
-    drawn = [rho(np.concatenate([members[k] for k in random.integers(len(members), size=len(members))]))
-             for _ in range(draws)]  # fmt: skip
-    return float(observed), float(np.nanquantile(drawn, tail)), float(np.nanquantile(drawn, 1 - tail))
-
-
-def _difference(a, b) -> np.ndarray:
-    difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
-    missing = int(np.isnan(difference).sum())
-    if missing or not difference.size:
-        raise RewiredError(
-            f"{missing} of {difference.size} pairs of values lack a number, and a test needs one in each and at least "
-            "one pair. Drop the prompts that were not answered, and say how many there are."
-        )
-    return difference
-
-
-def _by_cluster(values: np.ndarray, clusters: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
-    """(sums, sizes) of the clusters; without clusters each value is one of its own."""
-    if clusters is None:
-        return values, np.ones(len(values))
-    groups = pd.Series(values).groupby(pd.factorize(np.asarray(clusters))[0])
-    return groups.sum().to_numpy(), groups.size().to_numpy(dtype=float)
-
-
-def labellings(count: int, draws: int, seed: int) -> np.ndarray:
-    """[labelling, count] of +1 (as observed) and -1 (swapped), the first row all +1: every labelling there is if these
-    are no more than ``draws``, random ones otherwise."""
-    if count < 31 and 2**count <= draws + 1:
-        return 1 - 2 * (np.arange(2**count)[:, None] >> np.arange(count) & 1)
-    random = np.random.default_rng(seed).choice(np.array([1, -1], dtype=np.int8), (draws, count))
-    return np.concatenate([np.ones((1, count), dtype=np.int8), random])
 
 
 def between_and_within(
