@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from rewired.errors import RewiredError, choice
-from rewired.profiles import ROOT, Profile, results_dir
+from rewired.profiles import ROOT, Profile
+from rewired.store import results_dir
 
 ADAPTER = "adapter_model.safetensors"
 LICENCE_PAGE = "https://huggingface.co/{}"
@@ -24,13 +25,15 @@ LICENCE_PAGE = "https://huggingface.co/{}"
 
 def device_of(profile: Profile) -> torch.device:
     """The device a profile asks for; ``auto`` is CUDA where there is one. RewiredError for CUDA where there is none."""
-    wanted = profile.model.device
-    if wanted == "cuda" and not torch.cuda.is_available():
+    device, present = profile.model.device, torch.cuda.is_available()
+    if device == "cuda" and not present:
         raise RewiredError(
             "The profile sets model.device to cuda, but torch sees no CUDA device here. Set it to auto or cpu, for "
             "example with --set model.device=cpu, or install a CUDA build of the torch version in requirements.lock."
         )
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted)
+    if device == "auto":
+        device = "cuda" if present else "cpu"
+    return torch.device(device)
 
 
 def load_base(profile: Profile):
@@ -43,13 +46,7 @@ def load_base(profile: Profile):
 
     logging.disable_progress_bar()
     path = profile.model.path
-    folder = next((p for p in (Path(path).expanduser(), ROOT / path) if p.is_dir()), None)
-    if folder is None and (path.count("/") != 1 or path.startswith((".", "/", "~", "models/"))):
-        raise RewiredError(
-            f"The model folder {path!r} (model.path in profile {profile.name!r}) does not exist. Name a folder that "
-            "holds config.json, the tokenizer and *.safetensors, or a hub id such as google/gemma-2-2b-it; the small "
-            "base of the book is models/pocket, and `python -m rewired rebuild-base` makes it anew."
-        )
+    folder = _model_folder(profile)
     source = str(folder or path)
     device, dtype = device_of(profile), getattr(torch, profile.model.dtype)
     try:
@@ -57,14 +54,16 @@ def load_base(profile: Profile):
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype,
-            attn_implementation="eager",  # Gemma-2 caps its attention logits, which the fused kernels cannot
+            # Gemma-2 caps its attention logits, which the fused kernels cannot.
+            attn_implementation="eager",
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
         )
     except torch.cuda.OutOfMemoryError:
         raise
-    except Exception as error:  # each library underneath has its own exceptions for the same few causes
+    except Exception as error:
+        # Each library underneath has its own exceptions for the same few causes.
         raise RewiredError(_why_not(profile, folder, error)) from error
     lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if lacking:
@@ -73,6 +72,22 @@ def load_base(profile: Profile):
             f"shape, {lacking[0]} among them. The folder is incomplete or damaged; fetch or rebuild it."
         )
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def _model_folder(profile: Profile) -> Path | None:
+    """The folder that ``model.path`` names, seen from here or from the repository; None for a hub id."""
+    path = profile.model.path
+    for folder in (Path(path).expanduser(), ROOT / path):
+        if folder.is_dir():
+            return folder
+    # A hub id is exactly `owner/name`; anything else was meant to be a folder.
+    if path.count("/") == 1 and not path.startswith((".", "/", "~", "models/")):
+        return None
+    raise RewiredError(
+        f"The model folder {path!r} (model.path in profile {profile.name!r}) does not exist. Name a folder that "
+        "holds config.json, the tokenizer and *.safetensors, or a hub id such as google/gemma-2-2b-it; the small "
+        "base of the book is models/pocket, and `python -m corpora.pocket rebuild-base` makes it anew."
+    )
 
 
 def _why_not(profile: Profile, folder: Path | None, error: Exception) -> str:
@@ -91,18 +106,26 @@ def _why_not(profile: Profile, folder: Path | None, error: Exception) -> str:
     )
 
 
+def network(model) -> torch.nn.Module:
+    """The causal language model itself, taken out of its PEFT wrapper if it has one."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def fingerprint(model) -> str:
     """A short hash that tells two bases apart: every parameter's name and shape and 256 of its values, in fp32.
 
     Adapters do not enter, so it is the same with and without them."""
+    parameters = {}
+    for name, value in network(model).named_parameters():
+        if "lora_" not in name:
+            # PEFT puts the original layer one level deeper.
+            parameters[name.replace(".base_layer.", ".")] = value
     digest = hashlib.sha256()
-    network = model.get_base_model() if hasattr(model, "get_base_model") else model
-    for name, value in sorted((n.replace(".base_layer.", "."), p) for n, p in network.named_parameters()):
-        if "lora_" in name:
-            continue
-        flat = value.detach().reshape(-1)
-        picked = flat[torch.linspace(0, flat.numel() - 1, 256, dtype=torch.float64).long().to(flat.device)]
-        digest.update(f"{name} {tuple(value.shape)} ".encode() + picked.float().cpu().numpy().tobytes())
+    for name, value in sorted(parameters.items()):
+        flat = value.detach().reshape(-1)  # [parameters of this tensor]
+        places = torch.linspace(0, flat.numel() - 1, 256, dtype=torch.float64).long()  # [256]
+        digest.update(f"{name} {tuple(value.shape)} ".encode())
+        digest.update(flat[places.to(flat.device)].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
@@ -122,12 +145,12 @@ def checkpoint_name(episode: int) -> str:
     return f"episode-{episode:06d}"
 
 
-class Study:
+class Variants:
     """A profile's base and its trained variants.
 
-    >>> study = Study(profile)
-    >>> with study.variant("utilitarian", seed=1) as model:
-    ...     measure(model, study.tokenizer, prompts)
+    >>> variants = Variants(profile)
+    >>> with variants.variant("utilitarian", seed=1) as model:
+    ...     measure(model, variants.tokenizer, prompts)
 
     ``model`` is the same plain causal language model at all times: adapters are put into its linear layers when first
     asked for, and ``variant`` switches them on and, on leaving, restores what was on before."""
@@ -136,7 +159,8 @@ class Study:
         self.profile = profile
         self.model, self.tokenizer = load_base(profile)
         self.fingerprint = fingerprint(self.model)
-        self._peft = None  # the wrapper that holds the adapters, once there is one
+        # The wrapper that holds the adapters, once there is one, and the adapter that is on.
+        self._peft = None
         self._active: str | None = None
 
     def run_dir(self, variant: str, seed: int) -> Path:
@@ -145,36 +169,45 @@ class Study:
 
     def runs(self) -> list[tuple[str, int]]:
         """(variant, seed) of every finished run, in the profile's order of variants."""
-        found = [file.parent.name.rpartition("-") for file in results_dir(self.profile).glob("runs/*-*/run.json")]
-        pairs = [(variant, int(seed)) for variant, _, seed in found if seed.isdigit() and not variant.startswith(".")]
-        order = {variant: k for k, variant in enumerate(self.profile.training.variants)}
-        return sorted(pairs, key=lambda pair: (order.get(pair[0], len(order)), *pair))
+        finished = []
+        for file in results_dir(self.profile).glob("runs/*-*/run.json"):
+            variant, _, seed = file.parent.name.rpartition("-")
+            # A folder that is still being written starts with a dot.
+            if seed.isdigit() and not variant.startswith("."):
+                finished.append((variant, int(seed)))
+        listed = list(self.profile.training.variants)
+        unlisted = sorted({variant for variant, _ in finished} - set(listed))
+        order = listed + unlisted
+        return sorted(finished, key=lambda run: (order.index(run[0]), run[1]))
 
     def checkpoints(self, variant: str, seed: int) -> list[int]:
         """The episodes after which the run kept its adapter, in order."""
-        return sorted(int(name.rpartition("-")[2]) for name in check_run(self, variant, seed)["checkpoints"])
+        names = check_run(self, variant, seed)["checkpoints"]
+        return sorted(int(name.rpartition("-")[2]) for name in names)
 
     @contextmanager
     def variant(self, name: str, seed: int = 1, episode: int | None = None) -> Iterator[torch.nn.Module]:
         """The model as that variant: ``"base"``, or a variant and the seed of its run, at the end of training or as it
         was after ``episode`` (one of ``checkpoints``, which are forgotten after use). May be nested."""
-        before, known = self._active, self._loaded()
-        wanted = None if name == "base" else self._load(name, seed, episode)
-        self._switch(wanted)
+        before, loaded = self._active, self._loaded()
+        adapter = None if name == "base" else self._load(name, seed, episode)
+        self._switch(adapter)
         try:
             yield self.model
         finally:
-            if episode is not None and wanted in self._loaded() - known:
-                self._forget(wanted)
+            # A checkpoint goes, unless an outer block has it in use.
+            if episode is not None and adapter in self._loaded() - loaded:
+                self._forget(adapter)
             self._switch(before)
 
     def _loaded(self) -> set[str]:
         return set(self._peft.peft_config) if self._peft is not None else set()
 
     def _forget(self, adapter: str) -> None:
-        """Gives the adapter's memory back: a run may have kept dozens of checkpoints."""
+        """Give the adapter's memory back: a run may have kept dozens of checkpoints."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that another adapter is on now; `_switch` decides that
+            # PEFT warns that another adapter is on now; `_switch` decides that.
+            warnings.simplefilter("ignore")
             self._peft.delete_adapter(adapter)
         self._peft.requires_grad_(False)
 
@@ -187,17 +220,20 @@ class Study:
                 self._peft.set_adapter(adapter, inference_mode=True)
         self._active = adapter
 
-    def _load(self, variant: str, seed: int, episode: int | None = None) -> str:
-        """Puts the run's adapter beside the others, once; returns its name."""
+    def _load(self, variant: str, seed: int, episode: int | None) -> str:
+        """Put the run's adapter beside the others, once; returns its name."""
         from peft import PeftModel
 
         run, name = self.run_dir(variant, seed), f"{variant}-{seed}"
-        folder = run / "adapter" if episode is None else run / "checkpoints" / checkpoint_name(episode)
-        name += "" if episode is None else f"-{checkpoint_name(episode)}"
+        folder = run / "adapter"
+        if episode is not None:
+            name = f"{name}-{checkpoint_name(episode)}"
+            folder = run / "checkpoints" / checkpoint_name(episode)
         if name in self._loaded():
             return name
         check_run(self, variant, seed, episode)
-        as_it_is = {"autocast_adapter_dtype": False}  # PEFT would double a bfloat16 adapter's size in memory
+        # PEFT would double a bfloat16 adapter's size in memory.
+        as_it_is = {"autocast_adapter_dtype": False}
         try:
             if self._peft is None:
                 self._peft = PeftModel.from_pretrained(self.model, folder, adapter_name=name, **as_it_is)
@@ -206,43 +242,55 @@ class Study:
                 self._peft.load_adapter(folder, adapter_name=name, **as_it_is)
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
-            raise RewiredError(f"The adapter {folder} cannot be loaded: {reason} {_again(run)}") from error
+            raise RewiredError(f"The adapter {folder} cannot be loaded: {reason} {_anew(run)}") from error
         self._peft.requires_grad_(False).eval()
         return name
 
 
-def check_run(study: Study, variant: str, seed: int, episode: int | None = None) -> dict:
+Study = Variants
+
+
+def check_run(variants: Variants, variant: str, seed: int, episode: int | None = None) -> dict:
     """What ``run.json`` says of the run. RewiredError unless there is such a run, whole, and trained on this base; with
     ``episode``, unless it kept that checkpoint, whole."""
-    folder, profile = study.run_dir(variant, seed), study.profile
-    known = ["base", *profile.training.variants]
-    if variant not in known and variant not in {name for name, _ in study.runs()}:
-        raise choice("variant", variant, known, "Variants are rewards in lib/rewired/games.py; the profile lists them.")
+    folder, profile = variants.run_dir(variant, seed), variants.profile
+    _check_name(variants, variant)
     if not (folder / "run.json").is_file():
-        done = ", ".join(f"{name}-{number}" for name, number in study.runs()) or "none"
+        finished = ", ".join(f"{name}-{number}" for name, number in variants.runs()) or "none"
         raise RewiredError(
-            f"There is no run of {variant!r} with seed {seed} in profile {profile.name!r}; finished runs: {done}. "
+            f"There is no run of {variant!r} with seed {seed} in profile {profile.name!r}; finished runs: {finished}. "
             f"Train it with `python -m rewired train --profile {profile.name} --variant {variant} --seed {seed}`."
         )
     try:
         run = json.loads((folder / "run.json").read_text())
-        base, kept = run["base"], {"adapter": run["adapter"]}
-        kept |= {f"checkpoints/{name}": content for name, content in run["checkpoints"].items()}
+        base, adapters = run["base"], {"adapter": run["adapter"]}
+        for name, content in run["checkpoints"].items():
+            adapters[f"checkpoints/{name}"] = content
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
-        raise RewiredError(f"The file {folder / 'run.json'} is damaged ({error!r}). {_again(folder)}") from None
-    wanted = "adapter" if episode is None else f"checkpoints/{checkpoint_name(episode)}"
-    if wanted not in kept:
-        raise choice(f"checkpoint of {variant}-{seed}:", wanted, [name for name in kept if name != "adapter"])
-    weights = folder / wanted / ADAPTER
-    if not weights.is_file() or file_hash(weights) != kept[wanted]:
-        raise RewiredError(f"The adapter {weights} is missing, damaged or not the one the run wrote. {_again(folder)}")
-    if base != study.fingerprint:
+        raise RewiredError(f"The file {folder / 'run.json'} is damaged ({error!r}). {_anew(folder)}") from None
+    asked = "adapter" if episode is None else f"checkpoints/{checkpoint_name(episode)}"
+    if asked not in adapters:
+        raise choice(f"checkpoint of {variant}-{seed}:", asked, [name for name in adapters if name != "adapter"])
+    weights = folder / asked / ADAPTER
+    if not weights.is_file() or file_hash(weights) != adapters[asked]:
+        raise RewiredError(f"The adapter {weights} is missing, damaged or not the one the run wrote. {_anew(folder)}")
+    if base != variants.fingerprint:
         raise RewiredError(
             f"The adapter in {folder} was trained on another base (fingerprint {base}) than the model of profile "
-            f"{profile.name!r} (fingerprint {study.fingerprint}, {profile.model.path}). {_again(folder)}"
+            f"{profile.name!r} (fingerprint {variants.fingerprint}, {profile.model.path}). {_anew(folder)}"
         )
     return run
 
 
-def _again(folder: Path) -> str:
+def _check_name(variants: Variants, variant: str) -> None:
+    """RewiredError unless the profile lists the variant or a finished run has its name."""
+    listed = ["base", *variants.profile.training.variants]
+    finished = {name for name, _ in variants.runs()}
+    if variant not in listed and variant not in finished:
+        raise choice(
+            "variant", variant, listed, "Variants are rewards of lib/rewired/games.py that the profile lists."
+        )
+
+
+def _anew(folder: Path) -> str:
     return f"Delete {folder} and run `make book` to train it again."

@@ -123,7 +123,7 @@ class Profile(Section):
     training: Training
     decisions: Decisions = Decisions()
     patching: Patching = Patching()
-    chapters: dict[str, dict[str, Any]] = {}  # parameters for a chapter: {pocket: {questions: 40}}; they win over quick ones
+    chapters: dict[str, dict[str, Any]] = {}  # parameters for a chapter, {pocket: {questions: 40}}, above quick ones
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
