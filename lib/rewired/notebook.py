@@ -214,6 +214,25 @@ class Chapter:
 
     # --- what its claims are judged by
 
+    def lacks(self, *variants: str, several: bool = False, seeds: int = 1, pairs: Sequence[tuple] = ()) -> str:
+        """Why this profile cannot have the numbers of a claim, or "" if it can.
+
+        They may need these ``variants``, ``several`` variants of any name, so many ``seeds`` a variant, or ``pairs``
+        (source, target) that are patched in full."""
+        absent = [name for name in variants if name not in self.trained]
+        if absent:
+            return f"this profile trains no {' and no '.join(absent)} variant"
+        if several and len(self.trained) < 2:
+            return "this profile trains a single variant"
+        if len(self.seeds) < seeds:
+            return "with one seed a variant there are no two runs of one variant to compare with"
+        # A profile may name pairs of variants that it does not train: those are not patched.
+        patched = [pair for pair in self.profile.patching.pairs if set(pair) <= set(self.names)]
+        missing = [f"{source} → {target}" for source, target in pairs if (source, target) not in patched]
+        if missing:
+            return f"this profile does not patch {' nor '.join(missing)} in full"
+        return ""
+
     def claim(
         self,
         name: str,

@@ -1,0 +1,245 @@
+"""From a published claim to a verdict: the register ``book/claims.yaml``, its schema, and the judge.
+
+The register holds the words of a claim, where it stands, the number that was reported, and a *rule*: what a number has
+to be for the claim to stand. The numbers themselves are computed in the claim's chapter, beside the figure that shows
+them. There are up to three: measured the *original* way, as the study did; measured the *right* way, on the same
+models; and a *yardstick*, what the right way would give if there were nothing to find.
+
+The verdict has two parts. **Does the way of measuring support such a claim?** compares what the original way says (by
+the rule without the yardstick, which the study did not have) with what the right way says. **Does it hold in this run's
+model?** applies the rule to the right way's number. A number that should be there and is not is an error. A number that
+this profile cannot have, for a stated reason, makes the verdict "cannot be tested in this profile".
+
+>>> register = claims.load()
+>>> table = claims.judge(register, numbers)     # numbers: the tables <chapter>_claims, one below the other
+"""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+import yaml
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from rewired.errors import RewiredError, choice
+from rewired.profiles import ROOT, Section
+
+CLAIMS = ROOT / "book" / "claims.yaml"
+HOLDS, SIZE, ARTEFACT = "holds", "holds with another size", "artefact of the measurement"
+NOT, UNTESTED = "not supported", "cannot be tested in this profile"
+VERDICTS = (HOLDS, SIZE, ARTEFACT, NOT, UNTESTED)
+"""In words, as they stand in the table of verdicts; the first part's worst is ARTEFACT."""
+
+
+# --- the schema ------------------------------------------------------------------------------------------------------
+
+
+class Yardstick(Section):
+    """What the number is to be compared with, were there nothing to find: in words, and the number if it is fixed."""
+
+    text: str = Field(min_length=1)
+    constant: float | None = None  # without it the chapter computes the number
+
+
+class Rule(Section):
+    """When the claim stands: the number lies ``above`` or ``below`` a threshold, and on the same side of the yardstick
+    if the claim has one. It has the reported size if it lies within ``factor`` times, or ``within`` so much of, it."""
+
+    side: Literal["above", "below"]
+    threshold: float
+    size: float | None = None
+    factor: float | None = Field(default=None, gt=1)
+    within: float | None = Field(default=None, gt=0)
+    why: str = Field(min_length=20)
+
+    @model_validator(mode="after")
+    def _sized(self) -> "Rule":
+        ways = (self.factor is not None) + (self.within is not None)
+        if ways != (self.size is not None):
+            raise ValueError("`size` goes with `factor` or with `within`, and they go with `size`")
+        return self
+
+
+class Claim(Section):
+    """One entry of the register."""
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    group: str  # one of the register's groups
+    short: str = Field(min_length=4, max_length=44)  # the row of the overview
+    statement: str = Field(min_length=10)
+    source: str = Field(min_length=4)
+    reported: str = Field(min_length=1)
+    chapter: str  # the notebook that computes the numbers
+    original_way: str = Field(min_length=10)
+    right_way: str = Field(min_length=10)
+    yardstick: Yardstick | None = None
+    rule: Rule
+    trap: str | None = None  # what went wrong, where both ways may disagree
+
+    @field_validator("chapter")
+    @classmethod
+    def _known_chapter(cls, value: str) -> str:
+        # Chapters stand one folder below notebooks/, a folder for each part of the book.
+        known = sorted(file.stem for file in (ROOT / "notebooks").glob("*/*.ipynb"))
+        return _one_of("chapter", value, known)
+
+    @model_validator(mode="after")
+    def _needs_a_trap(self) -> "Claim":
+        if self.yardstick and not self.trap:
+            raise ValueError("a claim with a yardstick can be an artefact and must name its `trap`")
+        return self
+
+
+class Register(Section):
+    """All claims, and the titles of the groups in which the page shows them: {group: title}."""
+
+    groups: dict[str, str] = Field(min_length=1)
+    claims: tuple[Claim, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Register":
+        names = [claim.id for claim in self.claims]
+        for claim in self.claims:
+            if names.count(claim.id) > 1:
+                raise ValueError(f"the id {claim.id!r} is given twice")
+            _one_of(f"group of claim {claim.id!r}:", claim.group, self.groups)
+        return self
+
+
+def _one_of(what: str, value: str, allowed: Iterable[str]) -> str:
+    if value not in allowed:
+        raise ValueError(str(choice(what, value, allowed)))
+    return value
+
+
+def load(file: str | Path = CLAIMS) -> Register:
+    """The checked register. RewiredError naming file, claim, key, value and what is allowed for anything else."""
+    try:
+        data = yaml.safe_load(Path(file).read_text())
+        return Register.model_validate(data)
+    except OSError:
+        fix = "`git checkout book/claims.yaml` restores it."
+        raise RewiredError(f"There is no register of claims {file}; {fix}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RewiredError(f"The register {file} is not valid YAML: {' '.join(str(error).split())}. Mend it.") from None
+    except ValidationError as error:
+        # Five problems are enough for one paragraph.
+        problems = " ".join(_problem(problem, data) for problem in error.errors()[:5])
+        raise RewiredError(f"The register {file} cannot be used. {problems} Mend it there.") from None
+
+
+def _problem(problem: dict, data: dict) -> str:
+    """One problem of a register, in words: which claim, which key, what is allowed there."""
+    # ``loc`` is a path into the file: ("claims", 3, "rule", "side"), or () for the file as a whole.
+    place, who, section = list(problem["loc"]), "", Register
+    if len(place) > 1 and place[0] == "claims":
+        entry = data["claims"][place[1]]
+        name = entry.get("id") if isinstance(entry, dict) else None
+        who, section = f"Claim {name or place[1] + 1}: ", Claim
+        place = place[2:]
+    key = ".".join(map(str, place)) or "the entry"
+    if problem["type"] == "extra_forbidden":
+        section = {"rule": Rule, "yardstick": Yardstick}.get(place[0], section)
+        return f"{who}{choice('key', key, section.model_fields)}"
+    if problem["type"] == "missing":
+        return f"{who}{key} is missing."
+    value = "" if isinstance(problem["input"], dict | list) else f" is {problem['input']!r}"
+    return f"{who}{key}{value}: {problem['msg'].removeprefix('Value error, ').rstrip('.')}."
+
+
+# --- the numbers -----------------------------------------------------------------------------------------------------
+
+
+def _row_of(claim: Claim, numbers: pd.DataFrame) -> pd.Series:
+    """The claim's row of numbers. RewiredError when there is none, or more than one."""
+    rows = numbers[numbers["claim"] == claim.id]
+    if len(rows) != 1:
+        raise RewiredError(
+            f"Claim {claim.id!r} has {len(rows) or 'no'} rows of numbers, where one is needed. The chapter "
+            f"{claim.chapter!r} gives them in a cell tagged claims: book.claim({claim.id!r}, original=…, right=…)."
+        )
+    return rows.iloc[0]
+
+
+def _numbers_of(claim: Claim, row: pd.Series) -> dict[str, float]:
+    """The numbers that a verdict needs, NaN where there is a reason. RewiredError where they do not fit the claim."""
+    where = f"Claim {claim.id!r} of the chapter {claim.chapter!r}"
+    found = {name: float(row[name]) for name in ("right", "original", "yardstick")}
+    if claim.yardstick is None and not math.isnan(found.pop("yardstick")):
+        raise RewiredError(f"{where} has the number of a yardstick. Say in book/claims.yaml what it is.")
+    if claim.yardstick is not None and claim.yardstick.constant is not None:
+        found["yardstick"] = claim.yardstick.constant
+    missing = [name for name, number in found.items() if not math.isfinite(number)]
+    if missing and not row["cannot"]:
+        raise RewiredError(
+            f"{where} has no number {' and no number '.join(missing)}, and no reason. A claim without its number gets "
+            "no verdict. Mend its cell, or say there what this profile lacks: cannot='…'."
+        )
+    if row["cannot"] and not missing:
+        raise RewiredError(f"{where} has a reason ({row['cannot']}) and all its numbers. Take one of them back.")
+    return found
+
+
+# --- the judge -------------------------------------------------------------------------------------------------------
+
+
+def apply(rule: Rule, value: float, yardstick: float | None = None) -> str:
+    """HOLDS, SIZE (another size than reported) or NOT for one number."""
+    limits = [rule.threshold]
+    if yardstick is not None:
+        limits.append(yardstick)
+    beyond = value > max(limits) if rule.side == "above" else value < min(limits)
+    if not beyond:
+        return NOT
+    return HOLDS if rule.size is None or _near(rule, value, rule.size) else SIZE
+
+
+def _near(rule: Rule, value: float, other: float) -> bool:
+    if rule.within is not None:
+        return abs(value - other) <= rule.within
+    return value * other > 0 and 1 / rule.factor <= value / other <= rule.factor
+
+
+def measuring(rule: Rule, original: float, right: float, yardstick: float | None) -> str:
+    """First part: what the way of measuring is worth, judged by both ways on the same models.
+
+    NOT when the original way does not say so here; ARTEFACT when it does and the right way, or the yardstick that it
+    lacked, says otherwise; HOLDS when both say so; SIZE when both do and their numbers differ by more than the rule's
+    factor (or distance)."""
+    if apply(rule, original) == NOT:
+        return NOT
+    if apply(rule, right, yardstick) == NOT:
+        return ARTEFACT
+    return HOLDS if rule.size is None or _near(rule, original, right) else SIZE
+
+
+def judge(register: Register, numbers: pd.DataFrame) -> pd.DataFrame:
+    """Every claim's numbers and both parts of its verdict, one row a claim, in the register's order.
+
+    ``numbers``: all tables of ``Chapter.claims``, columns claim, original, right, yardstick, cannot. RewiredError,
+    naming claim and chapter, when a number is missing without a reason."""
+    known = [claim.id for claim in register.claims]
+    for name in numbers["claim"]:
+        if name not in known:
+            raise choice("claim", name, known, "A chapter gives its numbers; give it an entry in book/claims.yaml.")
+    return pd.DataFrame([_judge_one(claim, _row_of(claim, numbers)) for claim in register.claims])
+
+
+def _judge_one(claim: Claim, row: pd.Series) -> dict:
+    """One row of the table of verdicts; numbers that cannot be had are NaN, with the reason in ``reason``."""
+    found = _numbers_of(claim, row)
+    right, original, yardstick = found["right"], found["original"], found.get("yardstick")
+    missing = {name for name, number in found.items() if not math.isfinite(number)}
+    way = UNTESTED if missing else measuring(claim.rule, original, right, yardstick)
+    # The second part does not need the original way's number.
+    here = UNTESTED if missing - {"original"} else apply(claim.rule, right, yardstick)
+    if way == ARTEFACT and not claim.trap:
+        raise RewiredError(
+            f"Claim {claim.id!r} of the chapter {claim.chapter!r} is an artefact of the measurement (original "
+            f"{original:.3g}, right {right:.3g}). Name in book/claims.yaml the `trap` that made it."
+        )
+    about = {"id": claim.id, "group": claim.group, "short": claim.short, "chapter": claim.chapter}
+    shown = {"original": original, "right": right, "yardstick": math.nan if yardstick is None else yardstick}
+    return {**about, "reported": claim.reported, **shown, "measuring": way, "here": here, "reason": row["cannot"]}
