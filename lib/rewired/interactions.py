@@ -1,21 +1,22 @@
 """Which components vary together, and does that differ between two models?
 
-Over prompts, one component's value (its vote, say, or the size of its output) goes up and down together with another's.
-All such correlations form a matrix, and two models have two matrices. The study called a pair of components *rewired*
-when the two correlations differed by 0.3 or more. But any two finite samples differ, and over ten distinct prompts they
-differ a lot; so every difference here comes with what it would be if there were nothing to find. A correlation over
-prompts says that two components react to the same things. It says nothing about one acting on the other.
+Over prompts, one component's value (its contribution to the decision, say, or the size of its output) rises and falls
+with another's. All such correlations form a matrix, and two models have two matrices. The study called a pair of
+components *rewired* when its two correlations differed by 0.3 or more. But any two finite samples differ, and over ten
+distinct prompts they differ a lot. So every difference here comes with its null: what it would be if there were
+nothing to find. A correlation over prompts says that two components react to the same things. It says nothing about
+one acting on the other.
 
-Everything takes plain frames: one row a prompt, one column a component, one frame a model, and no model at all. Numbers
-from elsewhere will do. The study's result files hold, for each model, a list of fifteen records with the sizes of 52
-components; with six records of two components each it looks like this:
+Everything takes plain frames and no model: one row a prompt, one column a component, one frame a model. Numbers from
+elsewhere will do. The study's result files hold, for each model, fifteen records with the sizes of 52 components; with
+six records of two components each it looks like this:
 
 >>> import pandas as pd
 >>> def frame_of(records):
 ...     return pd.DataFrame([record["activations"] for record in records])
->>> one = frame_of([{"activations": {"L0_ATTN": a, "L0_MLP": a * a}} for a in (1, 2, 3, 4, 5, 5)])
->>> other = frame_of([{"activations": {"L0_ATTN": a, "L0_MLP": -a}} for a in (1, 2, 3, 4, 5, 5)])
->>> pairs, shares, hubs = compare(one, other)
+>>> a = frame_of([{"activations": {"L0_ATTN": x, "L0_MLP": x * x}} for x in (1, 2, 3, 4, 5, 5)])
+>>> b = frame_of([{"activations": {"L0_ATTN": x, "L0_MLP": -x}} for x in (1, 2, 3, 4, 5, 5)])
+>>> pairs, shares, hubs = compare(a, b)
 >>> pairs[["one", "other", "r_a", "r_b", "difference"]].round(2)
        one   other   r_a  r_b  difference
 0  L0_ATTN  L0_MLP  0.98 -1.0       -1.98
@@ -28,82 +29,98 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from scipy.linalg import helmert
-from scipy.stats import PermutationMethod, pearsonr
 
 from rewired.errors import RewiredError
-from rewired.statistics import labellings
+from rewired.statistics import swaps
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 """The study's threshold for a "rewired" pair, and the two harder ones it also counts."""
+_BLOCK = 100  # swaps computed at once
+_TIE = 1e-6  # sizes are kept in single precision; closer ones count as equal
 
 
 def correlations(values: pd.DataFrame) -> pd.DataFrame:
     """[component, component]: Pearson's r over prompts; NaN for a component that has one value throughout."""
-    r = _correlations(_contrasts(values))
+    r = _correlations(contrasts(values))
     return pd.DataFrame(r, index=values.columns, columns=values.columns)
 
 
 def compare(
     a: pd.DataFrame, b: pd.DataFrame, thresholds: Sequence[float] = THRESHOLDS, draws: int = 2_000, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """(pairs, shares, hubs): how two models' correlations over the same prompts differ, against paired permutations.
+    """(`pair_table`, `share_table`, `hub_table`) of two models over the same prompts, against `null_sizes`.
 
-    ``pairs``, one row per pair of components: ``one``, ``other``, ``r_a``, ``r_b``, ``difference`` = r_b - r_a,
-    ``rank`` (1 = largest), ``p`` of this pair alone and ``p_adjusted`` over all pairs (the largest difference of each
-    permutation: family-wise). ``shares``, one row per threshold: ``prompts``, ``pairs``, ``beyond`` (how many pairs
-    differ by at least ``threshold``), ``share``, the null's ``null_low``, ``null`` and ``null_high`` (2.5, 50 and
-    97.5 %) and ``p``. ``hubs``, one row per component: ``strength``, its mean |difference| over its pairs, the null's
-    median ``null``, and ``p_adjusted`` over all components. All p are two-sided and never 0.
-
-    The null: prompt by prompt, it does not matter which model the values came from, once each model's own mean and
-    spread of each component are taken out. What is swapped is each prompt's deviation from the mean of those before it
-    (Helmert contrasts, as in recursive residuals). Deviations from the mean of *all* would sum to zero before a swap
-    and not after it, and reject two to three times too often over ten prompts. With few prompts *and* heavy tails the
-    shares' p are still a little too small (benchmarks/calibration). Prompts that are copies of others are left out.
-    Raises RewiredError for frames that do not match, missing values, or fewer than four distinct prompts."""
+    Prompts that are copies of others are left out. Raises RewiredError as `distinct` does."""
     a, b = distinct(a, b)
+    sizes = null_sizes(a, b, draws, seed)
+    return pair_table(a, b, sizes), share_table(sizes, len(a), thresholds), hub_table(a.columns, sizes)
+
+
+def null_sizes(a: pd.DataFrame, b: pd.DataFrame, draws: int = 2_000, seed: int = 0) -> np.ndarray:
+    """|r_b - r_a| of every pair of components after swapping models prompt by prompt: [swap, pair], the first one as
+    observed; pairs in the order of ``np.triu_indices``.
+
+    The null: it does not matter which model a prompt's values came from, once each model's own mean and spread of
+    each component are taken out. What is swapped are Helmert contrasts: each prompt's deviation from the mean of the
+    prompts before it, at equal variances (as in recursive residuals). Deviations from the mean of *all* prompts sum
+    to zero before a swap and not after it; over ten prompts they reject two to three times too often. With few
+    prompts *and* heavy tails the p of `share_table` is still a little too small (benchmarks/calibration)."""
+    z_a, z_b = _scaled(contrasts(a)), _scaled(contrasts(b))  # [prompt - 1, component]
+    one, other = np.triu_indices(a.shape[1], 1)  # both [pair]
+    stays = swaps(len(a) - 1, draws, seed)[:, :, None] > 0  # [swap, prompt - 1, 1]
+    sizes = np.empty((len(stays), len(one)), dtype=np.float32)
+    for start in range(0, len(stays), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        r_a = _correlations(np.where(stays[block], z_a, z_b))  # [swap, component, component]
+        r_b = _correlations(np.where(stays[block], z_b, z_a))
+        sizes[block] = np.abs(r_b - r_a)[:, one, other]
+    return sizes
+
+
+def pair_table(a: pd.DataFrame, b: pd.DataFrame, sizes: np.ndarray) -> pd.DataFrame:
+    """One row per pair of components: ``one``, ``other``, ``r_a``, ``r_b``, ``difference`` = r_b - r_a, ``rank`` (1 =
+    largest |difference|), two-sided ``p`` of this pair alone, and ``p_adjusted`` over all pairs: against the largest
+    difference of each swap (family-wise). p is never 0, and NaN for a component that does not vary."""
     one, other = np.triu_indices(a.shape[1], 1)
-    signs = labellings(len(a) - 1, draws, seed)[:, :, None]  # [labelling, contrast, 1], the first one as observed
-    z_a, z_b = (_scaled(_contrasts(frame)) for frame in (a, b))
-    sizes = np.empty((len(signs), len(one)), dtype=np.float32)  # |difference|, [labelling, pair]
-    for start in range(0, len(signs), 100):
-        kept = signs[start : start + 100] > 0
-        r_a, r_b = (_correlations(np.where(kept, *pair)) for pair in ((z_a, z_b), (z_b, z_a)))
-        sizes[start : start + 100] = np.abs(r_b - r_a)[:, one, other]
-    r_a, r_b = (correlations(frame).to_numpy()[one, other] for frame in (a, b))
-    pairs = pd.DataFrame({"one": a.columns[one], "other": a.columns[other], "r_a": r_a, "r_b": r_b})
-    pairs["difference"] = r_b - r_a
-    pairs["rank"] = pairs["difference"].abs().rank(ascending=False, method="first")
-    pairs["p"] = _p(sizes)
-    pairs["p_adjusted"] = _p(np.fmax.reduce(sizes, axis=1)[:, None], sizes[0])
-    touching = np.stack([(one == k) | (other == k) for k in range(a.shape[1])], axis=1)  # [pair, component]
-    with np.errstate(invalid="ignore"):  # 0 / 0 for a component without any tie that is defined
-        strengths = (np.nan_to_num(sizes) @ touching) / (
-            ~np.isnan(sizes) @ touching.astype(int)
-        )  # [labelling, component]
-    hubs = pd.DataFrame({"component": a.columns, "strength": strengths[0], "null": np.median(strengths, axis=0)})
-    hubs["p_adjusted"] = _p(np.fmax.reduce(strengths, axis=1)[:, None], strengths[0])
-    return pairs, _shares(sizes, thresholds, len(a)), hubs
+    table = pd.DataFrame({"one": a.columns[one], "other": a.columns[other]})
+    table["r_a"] = correlations(a).to_numpy()[one, other]
+    table["r_b"] = correlations(b).to_numpy()[one, other]
+    table["difference"] = table["r_b"] - table["r_a"]
+    table["rank"] = table["difference"].abs().rank(ascending=False, method="first")
+    largest = np.fmax.reduce(sizes, axis=1)  # [swap]
+    table["p"] = _p(sizes, sizes[0])
+    table["p_adjusted"] = _p(largest[:, None], sizes[0])
+    return table
 
 
-def resampled(
-    values: pd.DataFrame, thresholds: Sequence[float] = THRESHOLDS, draws: int = 500, seed: int = 0
-) -> pd.DataFrame:
-    """How many pairs of *one* model differ between two samples of its distinct prompts, each drawn with replacement.
-    One row per threshold: ``prompts``, ``share`` (median), ``low`` and ``high`` (2.5 and 97.5 %). It answers another
-    question than the permutation: what the choice of prompts alone can do to the correlations of a single model."""
-    [values] = distinct(values)
-    one, other = np.triu_indices(values.shape[1], 1)
-    random, found = np.random.default_rng(seed), []
-    table = values.to_numpy(dtype=float)
-    for _ in range(draws):
-        r = [_correlations(_centred(table[random.integers(len(table), size=len(table))])) for _ in "ab"]
-        size = np.abs(r[1] - r[0])[one, other]
-        found.append([np.mean(size[~np.isnan(size)] >= t) for t in thresholds])
-    low, middle, high = np.quantile(found, (0.025, 0.5, 0.975), axis=0)
-    return pd.DataFrame(
-        {"threshold": thresholds, "prompts": len(values), "low": low, "share": middle, "high": high}
-    )  # fmt: skip
+def share_table(sizes: np.ndarray, prompts: int, thresholds: Sequence[float] = THRESHOLDS) -> pd.DataFrame:
+    """One row per threshold: ``prompts``, ``pairs``, ``beyond`` (how many pairs differ by at least ``threshold``),
+    ``share``, the null's ``null_low``, ``null`` and ``null_high`` (2.5, 50 and 97.5 %) and ``p`` of the share."""
+    pairs = int((~np.isnan(sizes[0])).sum())
+    rows = []
+    for threshold in thresholds:
+        beyond = (sizes >= threshold - _TIE).sum(axis=1)  # [swap]
+        share = beyond / pairs
+        low, middle, high = np.quantile(share, (0.025, 0.5, 0.975))
+        row = {"threshold": threshold, "prompts": prompts, "pairs": pairs, "beyond": int(beyond[0]), "share": share[0]}
+        row |= {"null_low": low, "null": middle, "null_high": high, "p": float(_p(share, share[0]))}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def hub_table(components: Sequence[str], sizes: np.ndarray) -> pd.DataFrame:
+    """One row per component: ``strength``, its mean |difference| over its pairs, the null's median ``null``, and
+    ``p_adjusted`` over all components (against the largest strength of each swap)."""
+    one, other = np.triu_indices(len(components), 1)
+    strengths = np.empty((len(sizes), len(components)))  # [swap, component]
+    for k in range(len(components)):
+        own = sizes[:, (one == k) | (other == k)].astype(float)
+        known = (~np.isnan(own)).sum(axis=1)
+        # NaN for a component without any pair that is defined
+        strengths[:, k] = np.nansum(own, axis=1) / np.where(known, known, np.nan)
+    table = pd.DataFrame({"component": components, "strength": strengths[0], "null": np.median(strengths, axis=0)})
+    largest = np.fmax.reduce(strengths, axis=1)  # [swap]
+    return table.assign(p_adjusted=_p(largest[:, None], strengths[0]))
 
 
 def distinct(*frames: pd.DataFrame) -> list[pd.DataFrame]:
@@ -118,65 +135,51 @@ def distinct(*frames: pd.DataFrame) -> list[pd.DataFrame]:
                 "ordered differently. Bring both into the same order, one row a prompt, one column a component."
             )
     both = pd.DataFrame(np.hstack([frame.to_numpy(dtype=float) for frame in frames]))  # [prompt, model x component]
-    missing, kept = int(both.isna().sum().sum()), ~both.duplicated().to_numpy()
-    if missing or kept.sum() < 4 or first.shape[1] < 2:
+    missing = int(both.isna().sum().sum())
+    new = ~both.duplicated().to_numpy()  # [prompt]
+    if missing or new.sum() < 4 or first.shape[1] < 2:
         raise RewiredError(
             f"Correlations between components need two components or more, a number for each of at least four distinct "
-            f"prompts, and no gaps: here are {first.shape[1]} components, {kept.sum()} distinct prompts and {missing} "
+            f"prompts, and no gaps: here are {first.shape[1]} components, {new.sum()} distinct prompts and {missing} "
             "missing values. Give more prompts, or leave out those that were not measured."
         )
-    return [frame[kept] for frame in frames]
-
-
-def association(x, y, draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """(Pearson's r, two-sided p) of two numbers for each component, by permuting components: the test behind the
-    study's r = 0.67, a component's mean |difference| against its patching asymmetry."""
-    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return float("nan"), float("nan")
-    method = PermutationMethod(n_resamples=draws, rng=np.random.default_rng(seed))
-    found = pearsonr(x, y, method=method)
-    return float(found.statistic), float(found.pvalue)
+    return [frame[new] for frame in frames]
 
 
 def mantel(pairs: pd.DataFrame, x: str, y: str, draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """(Pearson's r, two-sided p) of two numbers for each *pair* of components. Pairs that share a component are not
-    independent, so whole components are permuted in one of the two matrices (Mantel 1967). ``pairs`` has the columns
-    ``one``, ``other``, ``x`` and ``y`` and one row for every pair. p is never 0."""
+    """(Pearson's r, two-sided p) of two numbers for each *pair* of components, one row for every pair.
+
+    Pairs that share a component are not independent, so whole components are permuted in one of the two matrices
+    (Mantel 1967). ``pairs`` has the columns ``one``, ``other``, ``x`` and ``y``. p is never 0. Raises RewiredError
+    where a pair or a number is missing."""
     names = list(dict.fromkeys([*pairs["one"], *pairs["other"]]))
-    place = [[names.index(name) for name in pairs[side]] for side in ("one", "other")]
-    matrix = np.full((len(names), len(names)), np.nan)
-    matrix[place[0], place[1]] = matrix[place[1], place[0]] = pairs[y]
-    if len(pairs) != len(names) * (len(names) - 1) // 2 or pairs[[x, y]].isna().any(axis=None):
+    count = len(names) * (len(names) - 1) // 2
+    if len(pairs) != count or pairs[[x, y]].isna().any(axis=None):
         raise RewiredError(
             f"A Mantel test needs two numbers for every pair of components; of {len(names)} components there are "
-            f"{len(names) * (len(names) - 1) // 2} pairs, and {len(pairs)} rows were given, or some lack a number."
+            f"{count} pairs, and {len(pairs)} rows were given, or some lack a number."
         )
-    random, own = np.random.default_rng(seed), _standard(pairs[x].to_numpy(dtype=float))
-    null = np.empty(draws + 1)
+    one, other = pd.Index(names).get_indexer(pairs["one"]), pd.Index(names).get_indexer(pairs["other"])  # both [pair]
+    matrix = np.full((len(names), len(names)), np.nan)  # [component, component] of y
+    matrix[one, other] = matrix[other, one] = pairs[y]
+    fixed = _standard(pairs[x].to_numpy(dtype=float))
+    random = np.random.default_rng(seed)
+    null = np.empty(draws + 1)  # the first one as observed
     for k in range(draws + 1):
-        new = random.permutation(len(names)) if k else np.arange(len(names))
-        null[k] = own @ _standard(matrix[new[place[0]], new[place[1]]]) / len(own)
-    return float(null[0]), float(_p(np.abs(null)[:, None])[0])
+        order = random.permutation(len(names)) if k else np.arange(len(names))
+        null[k] = fixed @ _standard(matrix[order[one], order[other]]) / count
+    return float(null[0]), float(_p(np.abs(null), abs(null[0])))
 
 
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 
 
-def _contrasts(values: pd.DataFrame) -> np.ndarray:
+def contrasts(values: pd.DataFrame) -> np.ndarray:
     """[prompt - 1, component]: each prompt's deviation from the mean of those before it, at equal variances. They have
     the same sums of squares and products as the centred values."""
     table = values.to_numpy(dtype=float)
-    return np.where(_same(table), 0.0, helmert(len(table)) @ table)
-
-
-def _centred(values: np.ndarray) -> np.ndarray:
-    return np.where(_same(values), 0.0, values - values.mean(axis=0))
-
-
-def _same(values: np.ndarray) -> np.ndarray:
-    """[component]: is the value the same on all prompts, but for rounding?"""
-    return np.ptp(values, axis=0) <= 1e-12 * np.abs(values).max(axis=0)
+    constant = np.ptp(table, axis=0) <= 1e-12 * np.abs(table).max(axis=0)  # [component], but for rounding
+    return np.where(constant, 0.0, helmert(len(table)) @ table)
 
 
 def _scaled(z: np.ndarray) -> np.ndarray:
@@ -186,7 +189,7 @@ def _scaled(z: np.ndarray) -> np.ndarray:
 
 
 def _correlations(z: np.ndarray) -> np.ndarray:
-    """Centred or contrasted values [..., prompt, component] -> r [..., component, component]."""
+    """Contrasts [..., prompt - 1, component] -> r [..., component, component]."""
     z = _scaled(z)
     return np.clip(np.swapaxes(z, -1, -2) @ z, -1, 1)
 
@@ -195,21 +198,7 @@ def _standard(x: np.ndarray) -> np.ndarray:
     return (x - x.mean()) / x.std()
 
 
-def _p(null: np.ndarray, observed=None) -> np.ndarray:
-    """Share of labellings (rows; the first is the observed one) at least as large as observed; NaN for NaN."""
-    observed = null[0] if observed is None else observed
-    p = (null >= observed - 1e-6).mean(axis=0)
+def _p(null: np.ndarray, observed) -> np.ndarray:
+    """Share of ``null`` [swap, ...] at least as large as ``observed`` [...], which is one of them; NaN for NaN."""
+    p = (null >= observed - _TIE).mean(axis=0)
     return np.where(np.isnan(observed), np.nan, p)
-
-
-def _shares(sizes: np.ndarray, thresholds: Sequence[float], prompts: int) -> pd.DataFrame:
-    rows, known = [], ~np.isnan(sizes)
-    for threshold in thresholds:
-        share = (sizes >= threshold - 1e-6).sum(axis=1) / known.sum(axis=1)
-        low, middle, high = np.quantile(share, (0.025, 0.5, 0.975))
-        rows.append(
-            {"threshold": threshold, "prompts": prompts, "pairs": int(known[0].sum()),
-             "beyond": int((sizes[0] >= threshold - 1e-6).sum()), "share": share[0],
-             "null_low": low, "null": middle, "null_high": high, "p": float(_p(share))}
-        )  # fmt: skip
-    return pd.DataFrame(rows)
