@@ -6,7 +6,8 @@
 """
 
 from rewired.errors import RewiredError
-from rewired.notebook import Chapter, chapter, start, word
+from rewired.execute import start
+from rewired.notebook import Chapter, chapter, word
 from rewired.profiles import load
 from rewired.store import output_dir, read_table, results_dir, write_table
 

@@ -13,11 +13,6 @@ numbers that the register of claims is judged by.
 >>> book.claim("zero_flips", original=0.0, right=0.12)   # collected, and written by book.claims()
 """
 
-import ast
-import ctypes
-import os
-import signal
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -26,73 +21,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from rewired.errors import RewiredError, choice
-from rewired.profiles import ROOT, Profile, load
+from rewired.errors import RewiredError
+from rewired.execute import start
+from rewired.profiles import ROOT, Profile
 from rewired.store import output_dir, read_table, results_dir, write_table
-
-# --- starting --------------------------------------------------------------------------------------------------------
-
-
-def start(profile: str | Path = "pocket", overrides: Mapping[str, Any] | Iterable[str] | None = None) -> Profile:
-    """Check the notebook's parameters, read the profile, pin the threads, keep the libraries quiet.
-
-    Raises RewiredError when papermill passed a parameter that the notebook's ``parameters`` cell does not have.
-    """
-    _check_parameters()
-    _end_with_parent()
-    chosen = load(profile, overrides)
-    for name, value in environment(chosen).items():
-        os.environ.setdefault(name, value)
-    import torch
-
-    torch.set_num_threads(chosen.threads)
-    if "transformers" in sys.modules:
-        sys.modules["transformers"].utils.logging.set_verbosity_error()
-        sys.modules["transformers"].utils.logging.disable_progress_bar()
-    return chosen
-
-
-def environment(profile: Profile) -> dict[str, str]:
-    """Variables that pin thread counts and silence progress bars; set before a kernel starts."""
-    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    pinned = dict.fromkeys(threads, str(profile.threads))
-    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
-    quiet["PYTHONWARNINGS"] = "ignore"  # a warning's text names a folder of this machine
-    fixed = {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return pinned | quiet | fixed
-
-
-def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raise RewiredError for the first parameter in ``given`` that is not ``known``."""
-    known = list(known)
-    for name in given:
-        if name not in known:
-            raise choice(f"parameter of {where}:", name, known, "They stand in its first code cell.")
-
-
-def _end_with_parent() -> None:
-    """In a build on Linux, let a notebook's kernel die with papermill: a killed build must not go on writing."""
-    if os.environ.get("REWIRED_BUILD") and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def _check_parameters() -> None:
-    """Compare the cell papermill injected with the parameters cell before it (papermill itself only warns)."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    cells = [cell for cell in (shell.user_ns.get("In", []) if shell else []) if cell.strip()]
-    if len(cells) < 2 or not cells[1].lstrip().startswith("# Parameters"):
-        return
-    refuse_unknown(_assigned(cells[1]), _assigned(cells[0]), "this notebook")
-
-
-def _assigned(source: str) -> list[str]:
-    """Names that a cell assigns at its top level."""
-    names = []
-    for node in ast.parse(source).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        names += [target.id for target in targets if isinstance(target, ast.Name)]
-    return names
-
 
 # --- one chapter -----------------------------------------------------------------------------------------------------
 
@@ -113,7 +45,7 @@ def chapter(
 
 
 def place(name: str) -> str:
-    """A chapter's notebook as seen from ``notebooks/``: ``study/attribution.ipynb``. Names are unique over all parts."""
+    """A chapter's notebook as seen from ``notebooks/``: ``study/attribution.ipynb``. Names are unique."""
     files = sorted((ROOT / "notebooks").glob(f"*/{name}.ipynb"))
     return f"{files[0].parent.name}/{files[0].name}" if files else f"{name}.ipynb"
 
@@ -185,7 +117,7 @@ class Chapter:
         return frame
 
     def figure(self, name: str, figure) -> None:
-        """Save the figure as ``<chapter>_<name>`` (SVG and PNG), show it, and hand it to the page as ``figure_<name>``."""
+        """Save the figure as ``<chapter>_<name>``, show it, and hand it to the page as ``figure_<name>``."""
         from rewired import plots
 
         picture = plots.save(figure, output_dir(self.profile) / "figures", f"{self.name}_{name}")

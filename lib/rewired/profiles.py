@@ -9,7 +9,7 @@ import importlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -41,7 +41,7 @@ class Prompts(Section):
 
 
 class Training(Section):
-    algorithm: Literal["ppo", "grpo"] = "ppo"
+    algorithm: Literal["ppo"] = "ppo"
     variants: tuple[str, ...] = Field(min_length=1)
     seeds: tuple[int, ...] = Field(min_length=1)
     first_reward: str | None = None  # paid to every run at first, whatever its variant; unlearning
@@ -65,6 +65,8 @@ class Training(Section):
     kl: float = Field(default=0.2, ge=0)
     temperature: float = Field(default=1.0, gt=0)
     max_new_tokens: int = Field(default=4, gt=0)
+    modules: tuple[str, ...] | None = Field(default=None, min_length=1)  # that get an adapter, as up_proj; null: all
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)  # the same
     lora_rank: int = Field(gt=0)
     lora_alpha: int = Field(gt=0)
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -74,8 +76,8 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _once(self) -> "Training":
-        for key in ("variants", "seeds", "wordings", "matrices"):
-            values = getattr(self, key)
+        for key in ("variants", "seeds", "wordings", "matrices", "modules", "layers"):
+            values = getattr(self, key) or ()
             if len(set(values)) < len(values):
                 raise ValueError(f"training.{key} lists a value twice: {list(values)}")
         return self
@@ -266,7 +268,7 @@ def _short(file: Path) -> Path:
 
 _MOVED = {
     "rewired.store": "FORMAT results_dir output_dir write_table read_table atomic_path atomic_dir",
-    "rewired.notebook": "start environment refuse_unknown",
+    "rewired.execute": "start environment refuse_unknown",
 }
 
 

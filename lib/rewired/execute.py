@@ -1,0 +1,237 @@
+"""How a notebook starts, and how it is executed: with papermill and a kernel, or cell by cell in this process.
+
+``start`` is a notebook's first call. ``execute`` leaves the executed notebook under its name only when every cell ran;
+``here=True`` does without a kernel, for machines that have none and for tests.
+"""
+
+import ast
+import contextlib
+import copy
+import ctypes
+import json
+import os
+import signal
+import sys
+import tempfile
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rewired.errors import RewiredError, choice
+from rewired.profiles import ROOT, Profile, load
+from rewired.store import atomic_path
+
+# --- starting --------------------------------------------------------------------------------------------------------
+
+
+def start(profile: str | Path = "pocket", overrides: Mapping[str, Any] | Iterable[str] | None = None) -> Profile:
+    """Check the notebook's parameters, read the profile, pin the threads, keep the libraries quiet.
+
+    Raises RewiredError when papermill passed a parameter that the notebook's ``parameters`` cell does not have.
+    """
+    _check_parameters()
+    _end_with_parent()
+    chosen = load(profile, overrides)
+    for name, value in environment(chosen).items():
+        os.environ.setdefault(name, value)
+    import torch
+
+    torch.set_num_threads(chosen.threads)
+    if "transformers" in sys.modules:
+        sys.modules["transformers"].utils.logging.set_verbosity_error()
+        sys.modules["transformers"].utils.logging.disable_progress_bar()
+    return chosen
+
+
+def environment(profile: Profile) -> dict[str, str]:
+    """Variables that pin thread counts and silence progress bars; set before a kernel starts."""
+    threads = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    pinned = dict.fromkeys(threads, str(profile.threads))
+    quiet = {"TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
+    quiet["PYTHONWARNINGS"] = "ignore"  # a warning's text names a folder of this machine
+    fixed = {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return pinned | quiet | fixed
+
+
+def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise RewiredError for the first parameter in ``given`` that is not ``known``."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            raise choice(f"parameter of {where}:", name, known, "They stand in its first code cell.")
+
+
+def _end_with_parent() -> None:
+    """In a build on Linux, let a notebook's kernel die with papermill: a killed build must not go on writing."""
+    in_a_kernel = hasattr(_shell(), "kernel")
+    if in_a_kernel and os.environ.get("REWIRED_BUILD") and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _shell():
+    """The IPython shell that runs this code, if one does."""
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+
+
+def _check_parameters() -> None:
+    """Compare the cell papermill injected with the parameters cell before it (papermill itself only warns)."""
+    shell = _shell()
+    cells = [cell for cell in (shell.user_ns.get("In", []) if shell else []) if cell.strip()]
+    if len(cells) < 2 or not cells[1].lstrip().startswith("# Parameters"):
+        return
+    refuse_unknown(assigned(cells[1]), assigned(cells[0]), "this notebook")
+
+
+def assigned(source: str) -> dict[str, ast.expr | None]:
+    """The names that a cell assigns at its top level, and what is assigned."""
+    names = {}
+    for node in ast.parse(source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        for target in targets:
+            if isinstance(target, ast.Name):
+                names[target.id] = node.value
+    return names
+
+
+# --- executing -------------------------------------------------------------------------------------------------------
+
+
+def execute(notebook: Path, output: Path, given: dict, here: bool = False) -> None:
+    """Run ``notebook`` with the parameters ``given`` and write the executed notebook to ``output``.
+
+    With ``here`` the cells run in this process, without a kernel. Raises RewiredError for a parameter that the notebook
+    does not have and for one raised inside it.
+    """
+    if not notebook.is_file():
+        raise RewiredError(f"There is no notebook {notebook}. The chapters are notebooks/*/*.ipynb.")
+    stored = json.loads(notebook.read_text())
+    defaults = _parameters(stored)
+    refuse_unknown(given, defaults, notebook.name)
+    values = defaults | given
+    profile = load(values.get("profile", "pocket"), values.get("overrides"))
+    os.environ.update(environment(profile))
+    with atomic_path(output) as temporary:
+        if here:
+            executed = _in_this_process(stored, given, notebook)
+        else:
+            executed = _in_a_kernel(notebook, temporary, given)
+        tidy(executed)
+        temporary.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
+
+
+def _parameters(stored: dict) -> dict[str, Any]:
+    """The parameters of a stored notebook and their defaults."""
+    values = {}
+    for cell in stored["cells"]:
+        if "parameters" in cell["metadata"].get("tags", []):
+            for name, node in assigned("".join(cell["source"])).items():
+                try:
+                    values[name] = ast.literal_eval(node)
+                except ValueError:
+                    raise RewiredError(f"The parameter {name} in the notebook's first cell is not a literal.") from None
+    return values
+
+
+def _in_a_kernel(notebook: Path, output: Path, given: dict) -> dict:
+    import papermill
+
+    with sockets() as config:
+        try:
+            papermill.execute_notebook(
+                str(notebook), str(output), given, cwd=str(ROOT), kernel_name="python3", config=config,
+                progress_bar=False, log_output=False, start_timeout=600, extra_arguments=["--log-level=50"],
+            )  # fmt: skip
+        except papermill.PapermillExecutionError as error:
+            if error.ename == "RewiredError":
+                raise RewiredError(error.evalue) from None
+            raise RuntimeError(f"{notebook} failed in cell {error.exec_count}:\n{error}") from None
+    return json.loads(output.read_text())
+
+
+def _in_this_process(stored: dict, given: dict, notebook: Path) -> dict:
+    """The notebook with the outputs of its cells, which ran one after the other in a shell of this process."""
+    import matplotlib.pyplot as plt
+
+    executed = copy.deepcopy(stored)
+    if given:
+        _inject(executed["cells"], given)
+    plt.switch_backend("agg")
+    with contextlib.chdir(ROOT), _own_shell() as shell:
+        for cell in executed["cells"]:
+            if cell["cell_type"] == "code":
+                _run_cell(shell, cell, notebook)
+                plt.close("all")
+    return executed
+
+
+def _inject(cells: list[dict], given: dict) -> None:
+    """Put a cell that sets the parameters behind the one that declares them, as papermill does."""
+    lines = ["# Parameters\n"]
+    for name, value in given.items():
+        lines.append(f"{name} = {value!r}\n")
+    tagged = ["parameters" in cell["metadata"].get("tags", []) for cell in cells]
+    cell = {"cell_type": "code", "metadata": {"tags": ["injected-parameters"]}, "source": lines}
+    cells.insert(tagged.index(True) + 1, cell)
+
+
+@contextlib.contextmanager
+def _own_shell() -> Iterator:
+    """An IPython shell with names of its own and no history file."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.display import display
+    from traitlets.config import Config
+
+    def show(value):
+        # The value of a cell's last line, unless a semicolon ends it.
+        if value is not None and not shell.displayhook.quiet():
+            display(value)
+
+    config, names = Config({"HistoryAccessor": {"enabled": False}}), types.ModuleType("notebook")
+    shell = InteractiveShell.instance(config=config, user_module=names, user_ns=vars(names))
+    shell.display_trap.hook = show
+    try:
+        yield shell
+    finally:
+        InteractiveShell.clear_instance()
+
+
+def _run_cell(shell, cell: dict, notebook: Path) -> None:
+    """Run the cell and store what it printed and displayed."""
+    from IPython.utils.capture import capture_output
+
+    with capture_output() as captured:
+        result = shell.run_cell("".join(cell["source"]), store_history=True)
+    error = result.error_before_exec or result.error_in_exec
+    if isinstance(error, RewiredError):
+        raise error
+    if error is not None:
+        raise RuntimeError(f"{notebook} failed in cell {result.execution_count}:\n{captured.stdout}") from error
+    cell["execution_count"], cell["outputs"] = result.execution_count, []
+    if captured.stdout:
+        cell["outputs"].append({"output_type": "stream", "name": "stdout", "text": captured.stdout})
+    for thing in captured.outputs:
+        shown = {"output_type": "display_data", "data": thing.data, "metadata": thing.metadata or {}}
+        cell["outputs"].append(shown)
+
+
+@contextlib.contextmanager
+def sockets() -> Iterator:
+    """Settings with which papermill and its kernel talk through files that nobody else uses. By default they take TCP
+    ports that were free a moment before, and of two notebooks that start together one may find its port taken."""
+    from traitlets.config import Config
+
+    short = len(tempfile.gettempdir()) < 60  # the path of a socket has at most 107 characters
+    with tempfile.TemporaryDirectory(prefix="rewired-", dir=None if short else "/tmp") as folder:
+        yield Config({"KernelManager": {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}})
+
+
+def tidy(notebook: dict) -> None:
+    """Take out of an executed notebook what differs from run to run, and hide the cell that was injected."""
+    notebook["metadata"].pop("papermill", None)
+    for number, cell in enumerate(notebook["cells"]):
+        for key in ("papermill", "execution"):
+            cell["metadata"].pop(key, None)
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            cell["id"] = f"injected-{number}"
+            cell["metadata"]["tags"] = ["injected-parameters", "remove-cell"]
