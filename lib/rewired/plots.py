@@ -1,9 +1,12 @@
 """One palette, one look: every figure of the book.
 
-Each function takes a tidy frame (one row an observation, columns named in its docstring) and returns a matplotlib
-``Figure``; nothing here measures anything. A model keeps its colour *and* its marker through the whole book, so that
-a figure can be read without telling colours apart. Figures are drawn dark on a white card, which stays readable on a
-light page and on a dark one, and narrow, so that they survive a telephone.
+Four shapes draw most of them: ``rows``, ``lines``, ``grid`` and ``scatter`` (and ``bars``). Each takes a tidy frame (one
+row an observation) and the names of its columns, and returns a matplotlib ``Figure``; nothing here measures anything.
+A figure of one chapter stands in that chapter: ``panels`` gives it axes with the book's look, ``style`` its colours.
+
+A model keeps its colour *and* its marker through the whole book, so that a figure can be read without telling colours
+apart. Figures are drawn dark on a white card, which stays readable on a light page and on a dark one, and narrow, so
+that they survive a telephone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +23,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from rewired.profiles import atomic_path
+from rewired.store import atomic_path
 
 MODELS = ("base", "strategic", "deontological", "utilitarian", "hybrid")
 COLOURS = {
@@ -34,7 +37,7 @@ MARKERS = {"base": "o", "strategic": "s", "deontological": "^", "utilitarian": "
 OTHERS = ("#332288", "#117733", "#999933", "#882255")
 """Colours and markers of anything that is not a model, in this order."""
 OTHER_MARKERS = ("o", "s", "^", "D")
-INK, PALE = "#222222", "#d9d9d9"
+INK, PALE, RED = "#222222", "#d9d9d9", "#b00020"
 TOWARD = LinearSegmentedColormap.from_list("toward", ["#004f86", "#7fb3d9", "#ffffff", "#f0a878", "#a34400"])
 """Blue for cooperation, white for neither, orange for defection."""
 SIZE = LinearSegmentedColormap.from_list("size", ["#ffffff", "#b9a3d3", "#4b2a7b"])
@@ -108,54 +111,309 @@ def quote(*texts: str) -> HTML:
     return HTML("".join(f'<pre class="rewired-quote" style="{style}">{escape(text)}</pre>' for text in texts))
 
 
-def _panels(n: int, height: float = 2.3, columns: int = 2, **options) -> tuple[Figure, list[Axes]]:
-    """A figure with n panels in rows of ``columns``; ``height`` is inches per row."""
+# --- what a chapter's own figure is made of --------------------------------------------------------------------------
+
+
+def panels(n: int, height: float = 2.3, columns: int = 2, **options) -> tuple[Figure, list[Axes]]:
+    """An empty figure with ``n`` panels in rows of ``columns``, in the book's look.
+
+    ``height`` is inches for one row of panels; ``options`` go to ``Figure.subplots`` (``sharex``, ``sharey``)."""
     columns = min(columns, n)
-    rows = -(-n // columns)
-    figure = Figure(figsize=(WIDTH, height * rows + 0.6), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    lines_of_panels = -(-n // columns)  # division, rounded up
+    with mpl.rc_context(LOOK):
+        figure = Figure(figsize=(WIDTH, height * lines_of_panels + 0.6), layout="constrained")
+        axes = list(figure.subplots(lines_of_panels, columns, squeeze=False, **options).flat)
     for unused in axes[n:]:
         unused.set_visible(False)
     return figure, axes[:n]
 
 
-def _present(names, order: Sequence[str]) -> list[str]:
-    """The distinct names, those of ``order`` first and in that order."""
-    seen = list(dict.fromkeys(names))
-    return [n for n in order if n in seen] + [n for n in seen if n not in order]
+def present(names, order: Sequence[str] = MODELS) -> list[str]:
+    """The distinct names: those of ``order`` first and in that order, the others as they appear."""
+    distinct = list(dict.fromkeys(names))
+    known = [name for name in order if name in distinct]
+    return known + [name for name in distinct if name not in order]
 
 
-def _style(name: str, others: Sequence[str] = ()) -> dict[str, str]:
-    """Colour and marker of a model, or of the name's place among ``others``."""
+def style(name: str, names: Sequence[str] = ()) -> dict[str, str]:
+    """Colour and marker of a model; of anything else by its place among ``names``."""
     if name in COLOURS:
         return {"color": COLOURS[name], "marker": MARKERS[name]}
-    place = list(others).index(name) if name in others else 0
+    place = list(names).index(name) if name in names else 0
     return {"color": OTHERS[place % len(OTHERS)], "marker": OTHER_MARKERS[place % len(OTHERS)]}
 
 
-def _legend(figure: Figure, axes: Axes, **options) -> None:
-    """One legend above all panels, made from the labelled artists of ``axes``."""
+def spread(count: int, width: float) -> np.ndarray:
+    """``count`` places between ``-width`` and ``width``, so that series of one row do not cover each other."""
+    return np.linspace(-width, width, count) if count > 1 else np.zeros(count)
+
+
+@look
+def legend(figure: Figure, axes: Axes, **options) -> None:
+    """One legend above all panels, made of the labelled artists of ``axes``."""
     handles, labels = axes.get_legend_handles_labels()
     columns = options.pop("ncols", min(len(labels), 3))
     if labels:
         figure.legend(handles, labels, loc="outside upper center", ncols=columns, **options)
 
 
-def _rows(axes: Axes, names: Sequence[str]) -> None:
-    """Name the rows of a horizontal plot, first one on top."""
-    axes.set_yticks(range(len(names)), [str(n).replace("_", " ") for n in names])
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Write the names at the left of a figure whose rows stand at y = 0, 1, 2 …, the first on top."""
+    axes.set_yticks(range(len(names)), [str(name).replace("_", " ") for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     for line in range(1, len(names)):
         axes.axhline(line - 0.5, color=PALE, linewidth=0.6)
 
 
-def _probability(axes: Axes, which: str = "x", label: str = "p_defect") -> None:
-    """An axis from 0 to 1 with the middle marked."""
-    getattr(axes, f"set_{which}lim")(-0.03, 1.03)
-    getattr(axes, f"set_{which}ticks")([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-    getattr(axes, f"set_{which}label")(label)
-    (axes.axvline if which == "x" else axes.axhline)(0.5, color=INK, linewidth=0.7, linestyle=":")
+def probability(axes: Axes, which: str = "x", label: str = "p_defect") -> None:
+    """Let the axis ``which`` run from 0 to 1 and mark its middle."""
+    axis, line = (axes.xaxis, axes.axvline) if which == "x" else (axes.yaxis, axes.axhline)
+    axis.set_view_interval(-0.03, 1.03, ignore=True)
+    axis.set_ticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    axis.set_label_text(label)
+    line(0.5, color=INK, linewidth=0.7, linestyle=":")
+
+
+def split(frame: pd.DataFrame, panel: str | None) -> dict[str, pd.DataFrame]:
+    """Title of each panel and its part of the frame; without ``panel`` one part without a title."""
+    if panel is None:
+        return {"": frame}
+    return {str(name): frame[frame[panel] == name] for name in present(frame[panel])}
+
+
+# --- the shapes ------------------------------------------------------------------------------------------------------
+
+
+@look
+def rows(frame: pd.DataFrame, row: str, value: str, series: str = "model", panel: str | None = None, xlabel: str = "",
+         **options) -> Figure:  # fmt: skip
+    """Names in rows, values on the x axis, one colour and marker a ``series``, one panel for each level of ``panel``.
+
+    Several values of a series in a row are small points with a line over their range; the large point is their mean.
+    Optional columns: ``low`` and ``high`` (the line's ends), ``start`` (an open point from which a line leads to the
+    value), ``mark`` (an upright red tick, such as the bar of rule 7). ``options`` go to ``panels``."""
+    names, levels, parts = present(frame[series]), list(dict.fromkeys(frame[row])), split(frame, panel)
+    single = not frame.duplicated([row, series, *([panel] if panel else [])]).any()
+    height = 0.36 if single and "low" not in frame else 0.13 * len(names) + 0.22
+    options = {"height": height * len(levels) + 0.5, "sharey": True} | options
+    figure, axes = panels(len(parts), **options)
+    for ax, (title, part) in zip(axes, parts.items(), strict=True):
+        for name, offset in zip(names, spread(len(names), 0.22 if single else 0.36), strict=True):
+            _series_in_rows(ax, part[part[series] == name], row, value, levels, offset, style(name, names))
+            ax.scatter([], [], s=40, label=name, **style(name, names))
+        name_rows(ax, levels)
+        ax.set_title(title)
+        ax.set_xlabel(xlabel if ax.get_subplotspec().is_last_row() else "")
+        if (frame[value] < 0).any():
+            ax.axvline(0, color=INK, linewidth=0.8)
+    if len(names) > 1:
+        legend(figure, axes[0])
+    return figure
+
+
+def _series_in_rows(ax: Axes, frame: pd.DataFrame, row: str, value: str, levels, offset: float, look_of: dict) -> None:
+    """Draw one series of ``rows``: every level's points, their range and their mean."""
+    for place, level in enumerate(levels):
+        own = frame[frame[row] == level].dropna(subset=value)
+        if own.empty:
+            continue
+        y, colour = place + offset, look_of["color"]
+        low, high = (
+            (own[end].iloc[0] for end in ("low", "high")) if "low" in own else (own[value].min(), own[value].max())
+        )
+        ax.hlines(y, low, high, color=colour, linewidth=1.1, alpha=0.7)
+        if "start" in own:
+            ax.hlines(y, own["start"], own[value], color=colour, linewidth=1.1)
+            ax.scatter(own["start"], np.full(len(own), y), s=26, facecolor="white", edgecolor=INK, zorder=3)
+        if len(own) > 1:
+            ax.scatter(own[value], np.full(len(own), y), s=9, alpha=0.45, linewidths=0, **look_of)
+        ax.scatter(own[value].mean(), y, s=40, edgecolor="white", linewidth=0.6, zorder=3, **look_of)
+        if "mark" in own:
+            ax.plot(own["mark"].iloc[0], y, marker="|", markersize=11, markeredgewidth=1.6, color=RED, zorder=4)
+
+
+def distances(pairs: pd.DataFrame, judged: pd.DataFrame, xlabel: str, value: str = "distance") -> Figure:
+    """Distances between runs beside rule 7: ``runs.pairs`` (columns ``pair``, ``kind``, ``value``) and ``runs.differ`` of
+    it (``pair``, ``within``: a red tick in the row of two variants, the largest distance between runs of either)."""
+    marked = pairs.merge(judged[["pair", "within"]].rename(columns={"within": "mark"}), on="pair", how="left")
+    figure = rows(marked, "pair", value, "kind", xlabel=xlabel)
+    figure.axes[0].set_xlim(left=0)
+    return figure
+
+
+@look
+def lines(frame: pd.DataFrame, x: str, value: str, series: str = "variant", panel: str | None = None,
+          run: str = "seed", ylabel: str = "", **options) -> Figure:  # fmt: skip
+    """Courses along ``x``, one thick line a ``series`` (the mean at each x), one panel for each level of ``panel``.
+
+    With the columns ``low`` and ``high`` a band lies between them; else a thin line shows each level of the column
+    ``run``; else a band shows the range. ``options`` go to ``panels``."""
+    names, parts = present(frame[series]), split(frame, panel)
+    figure, axes = panels(len(parts), **({"sharex": True, "sharey": True} | options))
+    for ax, (title, part) in zip(axes, parts.items(), strict=True):
+        draw_lines(ax, part, x, value, series, run, names)
+        ax.set_title(title)
+        ax.set_xlabel(x if ax.get_subplotspec().is_last_row() else "")
+        ax.set_ylabel(ylabel if ax.get_subplotspec().is_first_col() else "")
+    if len(names) > 1 and panel != series:
+        legend(figure, axes[0], ncols=min(len(names), 4))
+    return figure
+
+
+def draw_lines(ax: Axes, frame: pd.DataFrame, x: str, value: str, series: str, run: str, names: Sequence[str]) -> None:
+    """One panel of ``lines``, on axes that a chapter made itself."""
+    for name in names:
+        own = frame[frame[series] == name].dropna(subset=value)
+        if own.empty:
+            continue
+        at_x, look_of = own.groupby(x), style(name, names)
+        mean = at_x[value].mean()
+        if "low" in own:
+            ax.fill_between(mean.index, at_x["low"].min(), at_x["high"].max(), color=look_of["color"], alpha=0.18)
+        elif run in own:
+            single = own.pivot_table(index=x, columns=run, values=value)
+            ax.plot(single.index, single.to_numpy(), color=look_of["color"], linewidth=0.7, alpha=0.45)
+        else:
+            low, high = at_x[value].min(), at_x[value].max()
+            ax.fill_between(mean.index, low, high, color=look_of["color"], alpha=0.18, linewidth=0)
+        every = max(1, len(mean) // 6)
+        ax.plot(mean.index, mean, linewidth=1.8, markevery=every, markersize=5, label=name, **look_of)
+    if (frame[value] < 0).any():
+        ax.axhline(0, color=INK, linewidth=0.7)
+
+
+@look
+def grid(frame: pd.DataFrame, row: str, column: str, value: str, panel: str | None = None, label: str = "",
+         columns: int = 2, **image) -> Figure:  # fmt: skip
+    """Coloured cells: the mean ``value`` by ``row`` and ``column`` in order of appearance, one panel for each level of
+    ``panel``, a bar named ``label``.
+
+    Blue is below 0 (cooperation), orange above it; violet where nothing is below 0. Cells carry their number where
+    there is room, and the text of the column ``note``, if the frame has one, below it. ``image`` goes to ``imshow``
+    (``cmap``, ``vmin``, ``vmax``; default: the largest absolute cell is the full colour)."""
+    parts = split(frame, panel)
+    tables = {title: _cells(part, row, column, value) for title, part in parts.items()}
+    columns = min(columns, len(parts))
+    widest = max(table.shape[1] for table in tables.values())
+    tallest = max(table.shape[0] for table in tables.values())
+    numbers = widest * columns <= 12
+    image = _colours(tables) | image
+    height = 0.34 if "note" in frame and numbers else 0.27 if numbers else 0.21
+    figure, axes = panels(len(parts), height=height * tallest + 0.75, columns=columns)
+    for ax, (title, cells) in zip(axes, tables.items(), strict=True):
+        drawn = ax.imshow(cells.to_numpy(dtype=float), aspect="auto", **image)
+        ax.set_title(short(title), fontsize=9.5)
+        _name_cells(ax, cells, row, column, columns, named=numbers)
+        notes = _cells(parts[title], row, column, "note", "first") if "note" in frame else None
+        _write_cells(ax, cells, notes, image["vmax"], numbers)
+    bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.7, aspect=35, pad=0.02)
+    bar.set_label(label, fontsize=9.5)
+    bar.locator = MaxNLocator(5)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _cells(frame: pd.DataFrame, row: str, column: str, value: str, how: str = "mean") -> pd.DataFrame:
+    """The frame as a table [row, column] in order of appearance; a square one has its columns in the rows' order."""
+    cells = frame.pivot_table(
+        index=row, columns=column, values=value, aggfunc=how, sort=False, observed=True, dropna=False
+    )
+    if set(cells.index) == set(cells.columns):
+        cells = cells[cells.index]
+    return cells
+
+
+def _colours(tables: Mapping[str, pd.DataFrame]) -> dict:
+    """Colours and limits that fit all panels."""
+    values = np.concatenate([table.to_numpy(dtype=float).ravel() for table in tables.values()])
+    reach = max(float(np.nanmax(np.abs(values))), 1e-9)
+    if np.nanmin(values) < 0:
+        return {"cmap": TOWARD, "vmin": -reach, "vmax": reach}
+    return {"cmap": SIZE, "vmin": 0, "vmax": reach}
+
+
+def _name_cells(ax: Axes, cells: pd.DataFrame, row: str, column: str, across: int, named: bool) -> None:
+    """Tick labels of one grid: at most 24 a side, slanted where they are long, at the left panel alone."""
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    shown_x = range(0, cells.shape[1], -(-cells.shape[1] // 24))
+    shown_y = range(0, cells.shape[0], -(-cells.shape[0] // 24))
+    ax.set_xticks(shown_x, [short(cells.columns[k]) for k in shown_x], fontsize=8.5)
+    ax.set_yticks(shown_y, [str(cells.index[k]).replace("_", " ") for k in shown_y], fontsize=8.5)
+    longest = max(len(line) for name in cells.columns for line in short(name).split("\n"))
+    if longest * len(shown_x) * across > 64:
+        for tick in ax.get_xticklabels():
+            tick.set(rotation=50, ha="right", rotation_mode="anchor")
+    if not named:
+        ax.set_xlabel(column, fontsize=9)
+        ax.set_ylabel(row if ax.get_subplotspec().is_first_col() else "", fontsize=9)
+
+
+def _write_cells(ax: Axes, cells: pd.DataFrame, notes: pd.DataFrame | None, reach: float, numbers: bool) -> None:
+    """Write number and note into each cell; to two digits at the largest, a dash where there is none."""
+    decimals = int(np.clip(1 - np.floor(np.log10(reach)), 0, 3))
+    for (i, j), number in np.ndenumerate(cells.to_numpy(dtype=float)):
+        colour = "white" if abs(number) > 0.65 * reach else INK
+        note = "" if notes is None else str(notes.iloc[i, j]).replace("nan", "")
+        if numbers:
+            text = "–" if np.isnan(number) else f"{round(number, decimals) + 0:.{decimals}f}"
+            up = 0.13 if note else 0
+            ax.text(j, i - up, text, ha="center", va="center", fontsize=8.5, color=colour)
+            ax.text(j, i + 0.26, note, ha="center", va="center", fontsize=7, color=colour)
+        elif note:
+            ax.text(j, i, note, ha="center", va="center", fontsize=8.5, color=colour)
+
+
+@look
+def bars(frame: pd.DataFrame, x: str, value: str, series: str = "model", panel: str | None = None, ylabel: str = "",
+         **options) -> Figure:  # fmt: skip
+    """Grouped bars at each ``x`` (numbers, such as layers), one colour a ``series``, one panel for each level of
+    ``panel``. One row of the frame a bar; ``options`` go to ``panels``."""
+    names, parts = present(frame[series]), split(frame, panel)
+    figure, axes = panels(len(parts), **({"height": 1.9, "sharex": True, "sharey": True} | options))
+    width = 0.8 / len(names)
+    for ax, (title, part) in zip(axes, parts.items(), strict=True):
+        for place, name in enumerate(names):
+            own = part[part[series] == name]
+            left = own[x] + (place - (len(names) - 1) / 2) * width
+            ax.bar(left, own[value], width=width, color=style(name, names)["color"], label=name)
+        ax.axhline(0, color=INK, linewidth=0.7)
+        ax.set_title(title.replace("_", " "))
+        ax.grid(axis="x", visible=False)
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        ax.tick_params(labelbottom=True)
+    figure.supxlabel(x, fontsize=10)
+    figure.supylabel(ylabel, fontsize=10)
+    if len(names) > 1:
+        legend(figure, axes[0])
+    return figure
+
+
+def short(name: str) -> str:
+    """A scenario in two short lines, any other name in words."""
+    state, underscore, rest = str(name).partition("_")
+    return f"{state}\n{rest}" if underscore and len(state) == 2 else str(name).replace("_", " ")
+
+
+def diagonal(figure: Figure) -> None:
+    """A dotted line where x equals y, in every panel."""
+    for ax in figure.axes:
+        ax.axline((0, 0), slope=1, color=INK, linewidth=0.7, linestyle=":")
+
+
+def quadrants(figure: Figure) -> None:
+    """Shade where x and y have opposite signs, in every panel."""
+    for ax in figure.axes:
+        (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+        ax.fill_between([left, 0], 0, high, color=PALE, alpha=0.5, linewidth=0, zorder=0)
+        ax.fill_between([0, right], low, 0, color=PALE, alpha=0.5, linewidth=0, zorder=0)
+        ax.set(xlim=(left, right), ylim=(low, high))
+
+
+# Old names, until the chapters have moved.
+_panels, _present, _style, _legend, _rows, _probability = panels, present, style, legend, name_rows, probability
 
 
 # --- chapter 1 -----------------------------------------------------------------------------------------------------
@@ -619,12 +877,6 @@ def distances(
 # --- inside the model ------------------------------------------------------------------------------------------------
 
 
-def _short(name: str) -> str:
-    """A scenario in two short lines, any other name in words."""
-    state, sep, rest = str(name).partition("_")
-    return f"{state}\n{rest}" if sep and len(state) == 2 else str(name).replace("_", " ")
-
-
 @look
 def trajectories(frame: pd.DataFrame, row: str, column: str = "scenario") -> Figure:
     """Delta over depth, a grid of ``row`` by ``column``. Columns ``depth``, ``delta``, ``model``, ``seed`` and these
@@ -651,9 +903,9 @@ def trajectories(frame: pd.DataFrame, row: str, column: str = "scenario") -> Fig
         ax.axhline(0, color=INK, linewidth=0.7)
         ax.tick_params(labelsize=8.5)
         if i == 0:
-            ax.set_title(_short(c), fontsize=9, loc="center")
+            ax.set_title(short(c), fontsize=9, loc="center")
         if j == 0:
-            ax.set_ylabel(_short(r), fontsize=9, color=COLOURS.get(r, INK))
+            ax.set_ylabel(short(r), fontsize=9, color=COLOURS.get(r, INK))
     figure.supxlabel("depth (layers passed)", fontsize=10)
     figure.supylabel("Δ by the lens (logits)", fontsize=10)
     if row != "model":
@@ -684,14 +936,14 @@ def heatmap(
     for ax, name, cell in zip(axes, names, cells, strict=True):
         values = cell.to_numpy(dtype=float)
         image = ax.imshow(values, cmap=colours, vmin=bottom * reach, vmax=reach, aspect="auto")
-        ax.set_xticks(range(cell.shape[1]), [_short(c) for c in cell.columns], fontsize=8.5)
+        ax.set_xticks(range(cell.shape[1]), [short(c) for c in cell.columns], fontsize=8.5)
         ax.set_yticks(range(cell.shape[0]), [str(r).replace("_", " ") for r in cell.index], fontsize=8.5)
         if not ax.get_subplotspec().is_first_col() and list(cell.index) == list(cells[0].index):
             ax.tick_params(labelleft=False)
         ax.grid(visible=False)
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
-        longest = max(len(line) for c in cell.columns for line in _short(c).split("\n"))
+        longest = max(len(line) for c in cell.columns for line in short(c).split("\n"))
         if longest * cell.shape[1] * across > 64:
             ax.tick_params(axis="x", labelrotation=50)
             for tick in ax.get_xticklabels():
@@ -700,7 +952,7 @@ def heatmap(
             ax.set_ylabel(row if ax.get_subplotspec().is_first_col() else "", fontsize=9)
             ax.set_xlabel(column, fontsize=9)
         if name is not None:
-            ax.set_title(_short(name), fontsize=9.5)
+            ax.set_title(short(name), fontsize=9.5)
         for (i, j), number in np.ndenumerate(values) if numbers else ():
             pale = abs(number) < 0.65 * reach
             text = "–" if np.isnan(number) else f"{round(number, decimals) + 0:.{decimals}f}"
