@@ -1,36 +1,30 @@
-"""What does the model decide, and how surely? Read it from probabilities, at the step where the decision is made.
+"""What does the model decide, and how surely? Two labels compared, at the step where the decision is made.
 
-An answer is a label such as ``action2``: a few tokens. Its probability is the product of the probabilities of its
-tokens, each given the prompt and the tokens before it, so
+An answer is a label such as ``action2``: a few tokens. With its log-probability from ``answers``,
 
     delta = log P(defect label | prompt) - log P(cooperate label | prompt)
 
-works for any two labels. When they share all but the last token, everything before that token cancels and delta is the
-difference of two soft-capped logits at one position, the *decision step*. The model is run once per distinct context
-(labels with a common beginning share it) and only the positions that are read reach the unembedding.
-
-Sampling is the check on the metric. Samples with the same beginning see the same next-token distribution, so each
-distinct beginning is run once and all its continuations are drawn from it: the draws are those of ordinary ancestral
-sampling, at the price of a few forward passes instead of hundreds.
+works for any two labels; negative means cooperation. When the labels share all but the last token, everything before
+that token cancels. Delta is then the difference of two soft-capped logits at one position, the *decision step*.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 
+from rewired import answers
 from rewired.errors import RewiredError
-from rewired.profiles import read_table
-from rewired.prompts import Labels, Prompt, chat, scenario_set
+from rewired.models import Variants
+from rewired.prompts import Labels, Prompt, as_labels, chat, scenario_set
+from rewired.store import read_table
 
-PAD_TO = 16
-"""Lengths are rounded up to a multiple of this: few distinct shapes are fast on a CPU."""
 GUARD_TOLERANCE = 1e-3
 
 
-# --- reading the model -----------------------------------------------------------------------------------------------
+# --- labels as tokens ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -49,98 +43,30 @@ def label_ids(tokenizer, label: str) -> tuple[int, ...]:
 
 def decision_step(tokenizer, labels: Labels | Sequence[str]) -> DecisionStep:
     """The step that tells the two labels apart. Raises RewiredError unless they are a shared prefix plus one token."""
-    labels = labels if isinstance(labels, Labels) else Labels(*labels)
-    c, d = label_ids(tokenizer, labels.cooperate), label_ids(tokenizer, labels.defect)
-    if len(c) != len(d) or c[:-1] != d[:-1]:
+    labels = as_labels(labels)
+    cooperate, defect = label_ids(tokenizer, labels.cooperate), label_ids(tokenizer, labels.defect)
+    if not one_token_apart(cooperate, defect):
         raise RewiredError(
             f"The labels {labels.cooperate!r} and {labels.defect!r} have no single decision step: as tokens they are "
-            f"{tokenizer.convert_ids_to_tokens(c)} and {tokenizer.convert_ids_to_tokens(d)}, and they must be the same "
-            "but for the last one. Choose a pair such as action1 and action2; `decisions.measure` takes any pair."
+            f"{tokenizer.convert_ids_to_tokens(cooperate)} and {tokenizer.convert_ids_to_tokens(defect)}, and they "
+            "must be the same but for the last one. Choose a pair such as action1 and action2; `decisions.measure` "
+            "takes any pair."
         )
-    return DecisionStep(c[:-1], c[-1], d[-1])
+    return DecisionStep(cooperate[:-1], cooperate[-1], defect[-1])
 
 
-def _network(model):
-    """The causal language model underneath a PEFT wrapper, if there is one."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+def one_token_apart(cooperate: Sequence[int], defect: Sequence[int]) -> bool:
+    """Whether two labels, as tokens, differ in their last token only."""
+    return len(cooperate) == len(defect) and cooperate[:-1] == defect[:-1]
 
 
-def _families(rows: list[list[int]], reads: list[list[int]], largest: int) -> list[tuple[int, list[int]]]:
-    """Rows that begin alike: (length of the shared beginning, their indices). A row joins the family before it (in
-    lexicographic order) when that saves tokens and at least half of the row is shared; nothing that is read is."""
-    families: list[tuple[int, list[int]]] = []
-    for i in sorted(range(len(rows)), key=lambda i: rows[i]):
-        shared, family = families[-1] if families else (0, [])
-        if family and len(family) < largest:
-            first, room = rows[family[0]], min(reads[i][0], shared if len(family) > 1 else reads[family[0]][0])
-            common = next((k for k in range(room) if first[k] != rows[i][k]), room)
-            if 2 * common >= len(rows[i]) and common * len(family) > shared * (len(family) - 1):
-                families[-1] = (common, [*family, i])
-                continue
-        families.append((0, [i]))
-    return families
-
-
-def _batches(rows, reads, batch_size: int) -> Iterator[tuple[int, list[list[int]]]]:
-    """(shared length, families): families with beginnings of the same length, as many as fill a batch."""
-    longest = sorted(_families(rows, reads, batch_size), key=lambda f: (-f[0], -len(rows[f[1][0]])))
-    batch: list[list[int]] = []
-    for k, (shared, family) in enumerate(longest):
-        batch.append(family)
-        after = longest[k + 1] if k + 1 < len(longest) else None
-        if after is None or after[0] != shared or sum(map(len, batch)) + len(after[1]) > batch_size:
-            yield shared, batch
-            batch = []
-
-
-@torch.no_grad()
-def hidden_states(
-    model, rows: list[list[int]], reads: list[list[int]], batch_size: int
-) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Yields (indices, states): for each batch of rows their final hidden states at the positions in ``reads``, stacked
-    in the order of the indices: [sum of reads in the batch, d_model], fp32. Prompts often differ only near their end;
-    what several begin with is run once, and its keys and values serve them all."""
-    decoder = _network(model).get_decoder()
-    device = _network(model).get_input_embeddings().weight.device
-    for shared, families in _batches(rows, reads, batch_size):
-        batch = [i for family in families for i in family]
-        length = -(-max(len(rows[i]) - shared for i in batch) // PAD_TO) * PAD_TO
-        ids = torch.zeros(len(batch), length, dtype=torch.long)
-        for r, i in enumerate(batch):  # padded on the right: no position shifts, and causality hides the padding
-            ids[r, : len(rows[i]) - shared] = torch.tensor(rows[i][shared:])
-        past = None
-        if shared:
-            begin = torch.tensor([rows[family[0]][:shared] for family in families], device=device)
-            past = decoder(input_ids=begin, use_cache=True).past_key_values
-            past.batch_select_indices(
-                torch.tensor([k for k, family in enumerate(families) for _ in family], device=device)
-            )
-        hidden = decoder(input_ids=ids.to(device), past_key_values=past, use_cache=past is not None)[0]
-        row = torch.tensor([r for r, i in enumerate(batch) for _ in reads[i]], device=device)
-        column = torch.tensor([p - shared for i in batch for p in reads[i]], device=device)
-        yield batch, hidden[row, column].float()
-
-
-def logits(model, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(raw, capped) next-token logits of hidden states, each [row, vocabulary] in fp32; the unembedding is cast a
-    piece at a time, so a half-precision model is never copied whole."""
-    network = _network(model)
-    weight = network.get_output_embeddings().weight
-    raw = torch.cat([hidden @ piece.float().T for piece in weight.split(32768)], dim=-1)
-    cap = getattr(network.config, "final_logit_softcapping", None)
-    return raw, cap * torch.tanh(raw / cap) if cap else raw
+def end_of_turn(tokenizer) -> int:
+    """The token that ends an answer: ``<end_of_turn>``, or the end-of-sequence token where there is none."""
+    token = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    return tokenizer.eos_token_id if token in (None, tokenizer.unk_token_id) else token
 
 
 # --- the metric ------------------------------------------------------------------------------------------------------
-
-
-def _contexts(sequences: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The fewest continuations whose positions cover every proper prefix of the sequences."""
-    longest: list[tuple[int, ...]] = []
-    for prefix in sorted({s[:-1] for s in sequences}, key=lambda s: (-len(s), s)):
-        if not any(other[: len(prefix)] == prefix for other in longest):
-            longest.append(prefix)
-    return longest
 
 
 def measure(
@@ -163,76 +89,62 @@ def measure(
     ``legal_mass``    P(cooperate label) + P(defect label)
 
     ``labels`` asks about another pair than the one the prompts use."""
-    asked = None if labels is None else labels if isinstance(labels, Labels) else Labels(*labels)
-    rows, reads, wanted = [], [], []  # wanted[row]: (position within reads, prefix length, prompt, form)
-    spelled = {}
-    for i, prompt in enumerate(prompts):
-        pair = asked or prompt.labels
-        if pair not in spelled:
-            words = (pair.cooperate, pair.defect) + ((" " + pair.cooperate, " " + pair.defect) if forms else ())
-            sequences = [label_ids(tokenizer, word) for word in words]
-            spelled[pair] = sequences, _contexts(sequences)
-        sequences, contexts = spelled[pair]
-        ids = chat(tokenizer, prompt)
-        for context in contexts:
-            rows.append(ids + list(context))
-            reads.append(list(range(len(ids) - 1, len(ids) + len(context))))
-            wanted.append([(i, form) for form, s in enumerate(sequences) if context[: len(s) - 1] == s[:-1]])
-    log_p = np.full((len(prompts), 4), np.nan)  # [prompt, cooperate | defect | spaced cooperate | spaced defect]
-    raw_gap, single = np.full(len(prompts), np.nan), np.full(len(prompts), np.nan)
-    for batch, hidden in hidden_states(model, rows, reads, batch_size):
-        raw, capped = logits(model, hidden)
-        normal = torch.log_softmax(capped.double(), dim=-1)
-        first = 0  # where the row's positions begin
-        for r in batch:
-            for i, form in wanted[r]:
-                s = spelled[asked or prompts[i].labels][0][form]
-                log_p[i, form] = sum(normal[first + k, token].item() for k, token in enumerate(s))
-            i = wanted[r][0][0]
-            c, d = spelled[asked or prompts[i].labels][0][:2]
-            single[i] = (capped[first, d[-1]] - capped[first, c[-1]]).item()
-            if (i, 0) in wanted[r] and len(c) == len(d) and c[:-1] == d[:-1]:
-                at = first + len(c) - 1
-                raw_gap[i] = (raw[at, d[-1]] - raw[at, c[-1]]).item()
-            first += len(reads[r])
-    return _describe(prompts, asked).assign(**_quantities(log_p, raw_gap, single))
-
-
-def _quantities(log_p: np.ndarray, raw_gap: np.ndarray, single: np.ndarray) -> dict[str, np.ndarray]:
-    cooperate, defect = log_p[:, 0], log_p[:, 1]
+    pairs = [prompt.labels if labels is None else as_labels(labels) for prompt in prompts]
+    contexts, said = _questions(tokenizer, prompts, pairs, forms)
+    logp = np.zeros((len(prompts), 4 if forms else 2))  # [prompt, cooperate | defect (| the same after a space)]
+    delta_raw, delta_single, delta_forms = np.full((3, len(prompts)), np.nan)
+    for k, raw, capped in answers.answer_logits(model, contexts, said, batch_size):
+        prompt, form = divmod(k, logp.shape[1])
+        logp[prompt, form] = answers.log_probability(capped, said[k])
+        if form == 1:
+            cooperate, defect = said[k - 1], said[k]
+            delta_single[prompt] = (capped[0, defect[-1]] - capped[0, cooperate[-1]]).item()
+            if one_token_apart(cooperate, defect):
+                delta_raw[prompt] = (raw[-1, defect[-1]] - raw[-1, cooperate[-1]]).item()
+    cooperate, defect = logp[:, :2].T  # each [prompt]
     delta = defect - cooperate
-    with np.errstate(invalid="ignore"):  # NaN where the spaced forms were not asked for
-        forms = np.logaddexp(defect, log_p[:, 3]) - np.logaddexp(cooperate, log_p[:, 2])
-    return {
-        "logp_cooperate": cooperate,
-        "logp_defect": defect,
-        "delta": delta,
-        "delta_raw": raw_gap,
-        "delta_forms": forms,
-        "delta_single": single,
-        "p_defect": np.exp(-np.logaddexp(0.0, -delta)),
-        "legal_mass": np.exp(cooperate) + np.exp(defect),
-    }
-
-
-def _describe(prompts: Sequence[Prompt], asked: Labels | None) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "prompt_id": p.id,
-            "scenario": p.scenario,
-            "state": p.state,
-            "game": p.game,
-            "wording": p.wording,
-            "matrix": ",".join(map(str, p.matrix)),
-            "cooperate_label": (asked or p.labels).cooperate,
-            "defect_label": (asked or p.labels).defect,
-            "listing_swapped": p.listing_swapped,
-            "answer_swapped": p.answer_swapped,
-            "rows_swapped": p.rows_swapped,
-            "columns_swapped": p.columns_swapped,
-        }
-        for p in prompts
+    if forms:
+        delta_forms = np.logaddexp(defect, logp[:, 3]) - np.logaddexp(cooperate, logp[:, 2])
+    return _describe(prompts, pairs).assign(
+        logp_cooperate=cooperate,
+        logp_defect=defect,
+        delta=delta,
+        delta_raw=delta_raw,
+        delta_forms=delta_forms,
+        delta_single=delta_single,
+        p_defect=np.exp(-np.logaddexp(0.0, -delta)),
+        legal_mass=np.exp(cooperate) + np.exp(defect),
     )
+
+
+def _questions(tokenizer, prompts: Sequence[Prompt], pairs: Sequence[Labels], forms: bool):
+    """(contexts, answers) as tokens: for each prompt its two labels, and with ``forms`` both again after a space."""
+    contexts, said = [], []
+    for prompt, pair in zip(prompts, pairs, strict=True):
+        words = [pair.cooperate, pair.defect]
+        if forms:
+            words += [" " + word for word in words]
+        contexts += [chat(tokenizer, prompt)] * len(words)
+        said += [label_ids(tokenizer, word) for word in words]
+    return contexts, said
+
+
+def _describe(prompts: Sequence[Prompt], pairs: Sequence[Labels]) -> pd.DataFrame:
+    """What was asked: one row per prompt."""
+    rows = []
+    for prompt, pair in zip(prompts, pairs, strict=True):
+        about = {
+            "prompt_id": prompt.id,
+            "scenario": prompt.scenario,
+            "state": prompt.state,
+            "game": prompt.game,
+            "wording": prompt.wording,
+            "matrix": ",".join(map(str, prompt.matrix)),
+            "cooperate_label": pair.cooperate,
+            "defect_label": pair.defect,
+        }
+        rows.append(about | asdict(prompt.arrangement))
+    return pd.DataFrame(rows)
 
 
 # --- sampling --------------------------------------------------------------------------------------------------------
@@ -243,12 +155,6 @@ def read_move(answer: str, labels: Labels) -> str | None:
     return {labels.cooperate: "C", labels.defect: "D"}.get(answer.strip())
 
 
-def end_of_turn(tokenizer) -> int:
-    """The token that ends an answer: ``<end_of_turn>``, or the end-of-sequence token where there is none."""
-    token = tokenizer.convert_tokens_to_ids("<end_of_turn>")
-    return tokenizer.eos_token_id if token in (None, tokenizer.unk_token_id) else token
-
-
 def sample(
     model,
     tokenizer,
@@ -257,65 +163,41 @@ def sample(
     temperature: float = 1.0,
     seed: int = 0,
     max_new_tokens: int = 8,
-    batch_size: int = 64,
 ) -> pd.DataFrame:
-    """``n`` sampled answers to each prompt (no top-k, no top-p), until the end of turn or ``max_new_tokens``. Columns:
-    prompt_id, scenario, state, sample, answer, move (``"C"``, ``"D"`` or None for an illegal answer)."""
-    if not temperature > 0:
-        raise RewiredError(f"The sampling temperature is {temperature}; it must be above 0 (1 is the model as it is).")
-    random = torch.Generator().manual_seed(seed)
-    chats, labels = [chat(tokenizer, prompt) for prompt in prompts], [prompt.labels for prompt in prompts]
-    stops = {end_of_turn(tokenizer), tokenizer.eos_token_id}
-    seen: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}  # (prompt, tokens so far): the final hidden state
+    """``n`` sampled answers to each prompt, until the end of turn or ``max_new_tokens``; see ``answers.sample``.
 
-    def look(wanted: list[tuple[int, tuple[int, ...]]]):
-        rows = [chats[i] + list(tokens) for i, tokens in wanted]
-        reads = [list(range(len(chats[i]) - 1, len(row))) for (i, _), row in zip(wanted, rows, strict=True)]
-        for batch, hidden in hidden_states(model, rows, reads, batch_size):
-            states = iter(hidden)
-            for i, tokens in (wanted[r] for r in batch):
-                seen.update({(i, tokens[:k]): next(states) for k in range(len(tokens) + 1)})
-
-    spelled = {pair: [label_ids(tokenizer, word) for word in (pair.cooperate, pair.defect)] for pair in {*labels}}
-    look([(i, word) for i, pair in enumerate(labels) for word in spelled[pair]])  # a legal answer needs nothing more
-    growing = {(i, ()): n for i in range(len(prompts))}  # how many samples are there
-    finished: list[dict[tuple[int, ...], int]] = [{} for _ in prompts]
-    for step in range(1, max_new_tokens + 1):
-        look([key for key in growing if key not in seen])
-        keys, counts, growing = list(growing), list(growing.values()), {}
-        for first in range(0, len(keys), batch_size):
-            some = slice(first, first + batch_size)
-            hidden = torch.stack([seen[key] for key in keys[some]])
-            chances = torch.softmax(logits(model, hidden)[1].double() / temperature, dim=-1).cpu()
-            for chance, key, count in zip(chances, keys[some], counts[some], strict=True):
-                drawn = torch.multinomial(chance, count, replacement=True, generator=random)
-                for token, times in zip(*(x.tolist() for x in drawn.unique(return_counts=True)), strict=True):
-                    i, tokens = key[0], (*key[1], token)
-                    done = token in stops or step == max_new_tokens
-                    (finished[i] if done else growing)[tokens if done else (i, tokens)] = times
-        if not growing:
-            break
+    Columns: prompt_id, scenario, state, sample, answer, move (``"C"``, ``"D"`` or None for an illegal answer)."""
+    stops = frozenset({end_of_turn(tokenizer), tokenizer.eos_token_id})
+    how = answers.Sampling(n, stops, temperature, max_new_tokens)
+    likely = []  # a legal answer needs no more forward passes than these
+    for i, prompt in enumerate(prompts):
+        for word in (prompt.labels.cooperate, prompt.labels.defect):
+            likely.append((i, label_ids(tokenizer, word)))
+    contexts = [chat(tokenizer, prompt) for prompt in prompts]
+    drawn = answers.sample(model, contexts, how, torch.Generator().manual_seed(seed), likely)
     frames = []
-    for prompt, answers in zip(prompts, finished, strict=True):
-        words = [w for t, c in answers.items() for w in [tokenizer.decode(t, skip_special_tokens=True)] * c]
-        words = [words[k] for k in torch.randperm(n, generator=random)]  # the order carries no information
-        moves = [read_move(word, prompt.labels) for word in words]
+    for prompt, samples in zip(prompts, drawn, strict=True):
+        words = {tokens: tokenizer.decode(tokens, skip_special_tokens=True) for tokens in set(samples)}
         about = {"prompt_id": prompt.id, "scenario": prompt.scenario, "state": prompt.state}
-        frames.append(pd.DataFrame({**about, "sample": range(n), "answer": words, "move": moves}))
+        frame = pd.DataFrame({**about, "sample": range(n), "answer": [words[tokens] for tokens in samples]})
+        frame["move"] = [read_move(answer, prompt.labels) for answer in frame["answer"]]
+        frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
 
 # --- the guard -------------------------------------------------------------------------------------------------------
 
 
-def guard(study, variant: str, seed: int, forms: bool = False) -> pd.DataFrame:
-    """Is this the model that was trained? Measures the scenario prompts again (`measure`, with or without ``forms``)
-    and compares p_defect with what the run recorded; returns the new measurement, or raises RewiredError when any
-    prompt differs by more than 1e-3."""
-    recorded = read_table(study.run_dir(variant, seed) / "decisions.parquet", study.profile)
-    with study.variant(variant, seed) as model:
-        prompts = scenario_set(study.profile.prompts.labels)
-        now = measure(model, study.tokenizer, prompts, study.profile.decisions.batch_size, forms=forms)
+def guard(variants: Variants, variant: str, seed: int, forms: bool = False) -> pd.DataFrame:
+    """Is this the model that was trained? Measures the scenario prompts again, with or without ``forms``.
+
+    Returns the new measurement. Raises RewiredError when p_defect of any prompt differs by more than 1e-3 from what
+    the run recorded at the end of its training."""
+    profile = variants.profile
+    recorded = read_table(variants.run_dir(variant, seed) / "decisions.parquet", profile)
+    prompts = scenario_set(profile.prompts.labels)
+    with variants.variant(variant, seed) as model:
+        now = measure(model, variants.tokenizer, prompts, profile.decisions.batch_size, forms=forms)
     both = recorded.merge(now, on="prompt_id", suffixes=("_recorded", "_now"), how="outer")
     gap = (both["p_defect_recorded"] - both["p_defect_now"]).abs()
     if not (gap <= GUARD_TOLERANCE).all():
@@ -323,6 +205,6 @@ def guard(study, variant: str, seed: int, forms: bool = False) -> pd.DataFrame:
         raise RewiredError(
             f"{variant} (seed {seed}) is not the model that was trained: on prompt {worst['prompt_id']} its p_defect "
             f"is {worst['p_defect_now']:.4f}, and training recorded {worst['p_defect_recorded']:.4f} (tolerance "
-            f"{GUARD_TOLERANCE}). Delete {study.run_dir(variant, seed)} and run `make book` to train it again."
+            f"{GUARD_TOLERANCE}). Delete {variants.run_dir(variant, seed)} and run `make book` to train it again."
         )
     return now

@@ -7,15 +7,15 @@ which row comes first, which label means cooperation) is a parameter, so that it
 """
 
 import string
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
 
 import yaml
 
-from rewired.errors import RewiredError
+from rewired.errors import RewiredError, choice
 from rewired.games import STATES, Game, dilemma
 
 CANONICAL = (3, 0, 4, 1)
@@ -24,7 +24,7 @@ SCENARIOS = ("CC_continue", "CC_temptation", "CD_punished", "DC_exploited", "DD_
 HELD_OUT_FILE = Path(__file__).resolve().parents[2] / "config" / "heldout.yaml"
 
 _ANSWER = "Answer only with {answer_first} or {answer_second}, no other words. Your answer:"
-_TEMPTATION = " Note that with {tempting} you would have got {temptation_points} points and not {reward_points}."
+_TEMPTATION = " Note that with {label} you would have got {gained} points and not {usual}."
 
 WORDINGS = {
     # the study's form: options, how points work, table, last round, question, answer format
@@ -98,6 +98,35 @@ class Labels:
         return Labels(self.defect, self.cooperate)
 
 
+def as_labels(pair: Labels | Sequence[str]) -> Labels:
+    """(cooperate, defect) as ``Labels``, which are returned as they are."""
+    return pair if isinstance(pair, Labels) else Labels(*pair)
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """What comes first: cooperation, or where swapped defection.
+
+    ``listing_swapped``  where the options are introduced (in a story: where their meaning is told)
+    ``answer_swapped``   where the answer format is given
+    ``rows_swapped``, ``columns_swapped``  in the table (in prose: in the order of the sentences)"""
+
+    listing_swapped: bool = False
+    answer_swapped: bool = False
+    rows_swapped: bool = False
+    columns_swapped: bool = False
+
+    @property
+    def cells(self) -> list[str]:
+        """(own, other's) move of the table's cells in reading order, without swaps CC, CD, DC, DD."""
+        return [own + other for own in order(self.rows_swapped) for other in order(self.columns_swapped)]
+
+
+def order(swapped: bool) -> str:
+    """The moves in the order in which they are named: ``"CD"``, or ``"DC"`` if swapped."""
+    return "DC" if swapped else "CD"
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One user turn and how it was made. ``spans`` are (role, start, end) in characters of ``text``; roles are the
@@ -110,22 +139,80 @@ class Prompt:
     matrix: tuple[int, ...]
     wording: str
     labels: Labels
+    arrangement: Arrangement = Arrangement()
     scenario: str | None = None
-    listing_swapped: bool = False
-    answer_swapped: bool = False
-    rows_swapped: bool = False
-    columns_swapped: bool = False
     spans: tuple[tuple[str, int, int], ...] = ()
 
 
-def fill(template: str, fields: dict[str, object]) -> tuple[str, tuple[tuple[str, int, int], ...]]:
-    """``template.format(**fields)`` together with where each field landed: (role, start, end) in characters."""
+# --- one wording, one function ---------------------------------------------------------------------------------------
+
+Fields = dict[str, tuple[str, str]]
+"""field of a template -> (role of its words, the words)"""
+
+
+def _table_fields(game: Game, labels: Labels, arrangement: Arrangement) -> Fields:
+    """A table: the own moves down, the other's across, and in each cell both players' points."""
+    fields: Fields = {}
+    for k, cell in enumerate(arrangement.cells):
+        row, column = k // 2 + 1, k % 2 + 1
+        own, other = cell
+        x, y = game.points(own, other)
+        fields[f"row_{row}"] = (f"row_{row}", labels.of(own))
+        fields[f"column_{column}"] = (f"column_{column}", labels.of(other))
+        fields[f"cell_{row}{column}"] = (f"payoff_{cell}", f"{x},{y}")
+    return fields
+
+
+def _sentence_fields(game: Game, labels: Labels, arrangement: Arrangement) -> Fields:
+    """Four sentences, one a cell of the table."""
+    fields: Fields = {}
+    for k, cell in enumerate(arrangement.cells, 1):
+        own, other = cell
+        x, y = game.points(own, other)
+        sentence = _SENTENCE.format(a=labels.of(own), b=labels.of(other), x=x, y=y)
+        fields[f"sentence_{k}"] = (f"payoff_{cell}", sentence)
+    return fields
+
+
+def _meaning_fields(meanings: Mapping[str, str], labels: Labels, arrangement: Arrangement) -> Fields:
+    """What the two labels mean, in words."""
+    fields: Fields = {}
+    for k, move in enumerate(order(arrangement.listing_swapped), 1):
+        fields[f"meaning_{k}"] = (f"meaning_{k}", meanings[move].format(label=labels.of(move)))
+    return fields
+
+
+def _common_fields(state: str, game: Game, labels: Labels, arrangement: Arrangement) -> Fields:
+    """What every wording has: the options, the last round, and the answer format."""
+    own, other = state
+    x, y = game.points(own, other)
+    listed, answers = order(arrangement.listing_swapped), order(arrangement.answer_swapped)
+    words = {
+        "listed_first": labels.of(listed[0]),
+        "listed_second": labels.of(listed[1]),
+        "answer_first": labels.of(answers[0]),
+        "answer_second": labels.of(answers[1]),
+        "own_move": labels.of(own),
+        "other_move": labels.of(other),
+        "own_points": str(x),
+        "other_points": str(y),
+    }
+    return {role: (role, text) for role, text in words.items()}
+
+
+def fill(template: str, fields: Fields) -> tuple[str, tuple[tuple[str, int, int], ...]]:
+    """The template with its fields filled, and where each role landed: (role, start, end) in characters.
+
+    Fields without words leave no span."""
     text, spans = "", []
     for literal, name, _, _ in string.Formatter().parse(template):
         text += literal
-        if name is not None:
-            spans.append((name, len(text), len(text) + len(str(fields[name]))))
-            text += str(fields[name])
+        if name is None:
+            continue
+        role, words = fields[name]
+        if words:
+            spans.append((role, len(text), len(text) + len(words)))
+        text += words
     return text, tuple(spans)
 
 
@@ -135,76 +222,47 @@ def build(
     wording: str = "structured",
     labels: Labels | Sequence[str] = ("action1", "action2"),
     temptation: bool = False,
-    listing_swapped: bool = False,
-    answer_swapped: bool = False,
-    rows_swapped: bool = False,
-    columns_swapped: bool = False,
+    arrangement: Arrangement = Arrangement(),
     id: str | None = None,
-    scenario: str | None = None,
 ) -> Prompt:
-    """One prompt. ``listing_swapped`` and ``answer_swapped`` name the defect label first where the options are
-    introduced and where the answer format is given; ``rows_swapped`` and ``columns_swapped`` put defection first in
-    the table (in prose: in the order of the sentences). ``temptation`` adds the study's sentence on what defecting
-    would have paid. Raises RewiredError for an unknown state or wording."""
-    for kind, value, known in (("state", state, STATES), ("wording", wording, tuple(WORDINGS))):
-        if value not in known:
-            raise RewiredError(f"Unknown {kind} {value!r}. Allowed: {', '.join(known)}.")
-    game = game or dilemma(*CANONICAL)
-    labels = labels if isinstance(labels, Labels) else Labels(*labels)
-    own, other = state
-    x, y = game.points(own, other)
+    """One prompt: the last round was ``state`` of ``game`` (default: the study's), told in a ``wording``.
 
-    def order(swapped: bool) -> str:
-        return "DC" if swapped else "CD"
-
-    rows, columns, listing, answer = map(order, (rows_swapped, columns_swapped, listing_swapped, answer_swapped))
-    fields: dict[str, object] = {
-        "listed_first": labels.of(listing[0]),
-        "listed_second": labels.of(listing[1]),
-        "answer_first": labels.of(answer[0]),
-        "answer_second": labels.of(answer[1]),
-        "own_move": labels.of(own),
-        "other_move": labels.of(other),
-        "own_points": x,
-        "other_points": y,
-        "temptation": "",
-        "question": _QUESTION[wording],
-    }
-    roles = {}
-    for i, row in enumerate(rows, 1):
-        fields[f"row_{i}"], fields[f"column_{i}"] = labels.of(row), labels.of(columns[i - 1])
-        if wording in _MEANING:
-            fields[f"meaning_{i}"] = _MEANING[wording][listing[i - 1]].format(label=labels.of(listing[i - 1]))
-        for j, column in enumerate(columns, 1):
-            points = game.points(row, column)
-            fields[f"cell_{i}{j}"] = f"{points[0]},{points[1]}"
-            fields[f"sentence_{2 * i + j - 2}"] = _SENTENCE.format(
-                a=labels.of(row), b=labels.of(column), x=points[0], y=points[1]
-            )
-            roles[f"cell_{i}{j}"] = roles[f"sentence_{2 * i + j - 2}"] = f"payoff_{row}{column}"
+    ``temptation`` adds the study's sentence on what defecting would have paid. Raises RewiredError for an unknown state
+    or wording."""
+    if state not in STATES:
+        raise choice("state", state, STATES)
+    if wording not in WORDINGS:
+        raise choice("wording", wording, WORDINGS)
+    game, labels = game or dilemma(*CANONICAL), as_labels(labels)
+    fields = _common_fields(state, game, labels, arrangement)
+    if wording == "structured":
+        fields |= _table_fields(game, labels, arrangement)
+    elif wording == "prose":
+        fields |= _sentence_fields(game, labels, arrangement)
+    else:
+        fields |= _meaning_fields(_MEANING[wording], labels, arrangement)
+    fields["question"] = ("question", _QUESTION[wording])
+    fields["temptation"] = ("temptation", "")
     if temptation:
-        fields["temptation"] = _TEMPTATION.format(
-            tempting=labels.defect, temptation_points=game.points("D", "C")[0], reward_points=game.points("C", "C")[0]
-        )
+        gained, usual = game.points("D", "C")[0], game.points("C", "C")[0]
+        fields["temptation"] = ("temptation", _TEMPTATION.format(label=labels.defect, gained=gained, usual=usual))
     text, spans = fill(WORDINGS[wording] + _ANSWER, fields)
-    R, S = game.payoffs["CC"][0], game.payoffs["CD"][0]
-    T, P = game.payoffs["DC"][0], game.payoffs["DD"][0]
-    swaps = "".join("01"[s] for s in (listing_swapped, answer_swapped, rows_swapped, columns_swapped))
+    matrix = tuple(game.payoffs[cell][0] for cell in STATES)  # R, S, T, P
+    swaps = "".join("01"[swapped] for swapped in astuple(arrangement))
     return Prompt(
-        id=id or f"{state}-{wording}-{swaps}-{R}{S}{T}{P}",
+        id=id or f"{state}-{wording}-{swaps}-{''.join(map(str, matrix))}",
         text=text,
         state=state,
         game=game.name,
-        matrix=(R, S, T, P),
+        matrix=matrix,
         wording=wording,
         labels=labels,
-        scenario=scenario,
-        listing_swapped=listing_swapped,
-        answer_swapped=answer_swapped,
-        rows_swapped=rows_swapped,
-        columns_swapped=columns_swapped,
-        spans=tuple((roles.get(role, role), a, b) for role, a, b in spans if b > a),
+        arrangement=arrangement,
+        spans=spans,
     )
+
+
+# --- sets of prompts -------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -237,56 +295,47 @@ _SCENARIO_GRID = (
 )
 
 
-def scenario_set(labels: Labels | Sequence[str] = ("action1", "action2")) -> list[Prompt]:
-    """The 60 evaluation prompts: twelve for each scenario, over four wordings and three matrices, all distinct. The
-    study's fifteen are called ``CC_continue/v0`` … ``DD_trapped/v2``."""
+def scenario_set(labels: Labels | Sequence[str] = ("action1", "action2"), per_scenario: int = 12) -> list[Prompt]:
+    """The 60 evaluation prompts, all distinct: twelve for each scenario, over four wordings and three matrices.
+
+    ``per_scenario`` keeps the first of each scenario only. The study's fifteen come first: ``CC_continue/v0`` …
+    ``DD_trapped/v2``. RewiredError for a number of prompts that no scenario has."""
+    if not 1 <= per_scenario <= len(_SCENARIO_GRID):
+        raise RewiredError(
+            f"per_scenario is {per_scenario}; a scenario has {len(_SCENARIO_GRID)} prompts. Choose 1 to "
+            f"{len(_SCENARIO_GRID)}."
+        )
     matrices = [CANONICAL, *held_out_matrices()[:2]]
     prompts = []
     for scenario in SCENARIOS:
-        for k, (wording, m, listing, answer, rows, columns) in enumerate(_SCENARIO_GRID):
-            prompts.append(
-                build(
-                    state=scenario[:2],
-                    game=dilemma(*matrices[m]),
-                    wording=wording,
-                    labels=labels,
-                    temptation=scenario == "CC_temptation",
-                    listing_swapped=bool(listing),
-                    answer_swapped=bool(answer),
-                    rows_swapped=bool(rows),
-                    columns_swapped=bool(columns),
-                    id=f"{scenario}/{'v' if k < 3 else 'x'}{k}",
-                    scenario=scenario,
-                )
-            )
+        for k, (wording, m, *swaps) in enumerate(_SCENARIO_GRID[:per_scenario]):
+            tempted = scenario == "CC_temptation"
+            name = f"{scenario}/{'v' if k < 3 else 'x'}{k}"
+            arrangement = Arrangement(*map(bool, swaps))
+            prompt = build(scenario[:2], dilemma(*matrices[m]), wording, labels, tempted, arrangement, name)
+            prompts.append(replace(prompt, scenario=scenario))
     return prompts
 
 
 def study_set(labels: Labels | Sequence[str] = ("action1", "action2")) -> list[Prompt]:
     """The study's fifteen prompts out of ``scenario_set``."""
-    return [p for p in scenario_set(labels) if p.id.rpartition("/")[2] in ("v0", "v1", "v2")]
-
-
-def select(scenarios: Iterable[str], labels: Labels | Sequence[str] = ("action1", "action2")) -> list[Prompt]:
-    """The prompts of the named scenarios; RewiredError for a name that is not one of ``SCENARIOS``."""
-    wanted = list(scenarios)
-    for name in wanted:
-        if name not in SCENARIOS:
-            raise RewiredError(f"Unknown scenario {name!r}. Allowed: {', '.join(SCENARIOS)}.")
-    return [p for p in scenario_set(labels) if p.scenario in wanted]
+    return scenario_set(labels, per_scenario=3)
 
 
 def held_out_set(
     labels: Labels | Sequence[str] = ("action1", "action2"), wordings: Sequence[str] = ("structured",)
 ) -> list[Prompt]:
     """Prompts on matrices that no training saw: every held-out dilemma x state x wording, in four of the sixteen
-    arrangements of listing, answer, rows and columns. Each factor is balanced and crossed with the others, but for one
-    pair: four arrangements cannot part four factors, so answer and columns swap together."""
+    arrangements of listing, answer, rows and columns.
+
+    Each factor is balanced and crossed with the others, but for one pair: four arrangements cannot part four factors,
+    so answer and columns swap together."""
     arrangements = ((0, 0, 0, 0), (0, 1, 1, 1), (1, 0, 1, 0), (1, 1, 0, 1))
-    return [
-        build(state, dilemma(*m), w, labels, False, *map(bool, a))
-        for state, m, w, a in product(STATES, held_out_matrices(), wordings, arrangements)
-    ]
+    prompts = []
+    for state, matrix, wording, swaps in product(STATES, held_out_matrices(), wordings, arrangements):
+        arrangement = Arrangement(*map(bool, swaps))
+        prompts.append(build(state, dilemma(*matrix), wording, labels, arrangement=arrangement))
+    return prompts
 
 
 def training_prompt(state: str, rng, matrices: Sequence[Sequence[int]], wordings: Sequence[str], labels) -> Prompt:
@@ -299,8 +348,8 @@ def training_prompt(state: str, rng, matrices: Sequence[Sequence[int]], wordings
             "trained on. Take it out of `training.matrices` in the profile."
         )
     wording = wordings[int(rng.integers(len(wordings)))]
-    swaps = (bool(s) for s in rng.integers(2, size=4))
-    return build(state, dilemma(*matrix), wording, labels, False, *swaps)
+    arrangement = Arrangement(*rng.integers(2, size=4).astype(bool).tolist())
+    return build(state, dilemma(*matrix), wording, labels, arrangement=arrangement)
 
 
 def chat(tokenizer, prompt: "Prompt | str") -> list[int]:

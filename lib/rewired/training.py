@@ -37,7 +37,8 @@ import torch
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
-from rewired.decisions import PAD_TO, end_of_turn, measure, read_move
+from rewired.answers import PAD_TO
+from rewired.decisions import end_of_turn, measure, read_move
 from rewired.errors import RewiredError
 from rewired.games import ILLEGAL, STATES, Reward, Turn, dilemma, get_opponent, get_reward
 from rewired.models import ADAPTER, checkpoint_name, device_of, file_hash, fingerprint, load_base, run_dir

@@ -16,7 +16,7 @@ from random import Random
 import yaml
 
 from rewired.games import STATES, dilemma
-from rewired.prompts import WORDINGS, Labels, build, held_out
+from rewired.prompts import WORDINGS, Arrangement, Labels, build, held_out
 
 FRAMINGS = ("table", "list", "prose", "story")
 SKILLS = ("own_last", "other_last", "own_points", "reply", "outcome")
@@ -443,7 +443,7 @@ def study_scene(rng: Random) -> tuple[Scene, str]:
     wording = rng.choices(tuple(WORDINGS), (0.55, 0.2, 0.12, 0.13))[0]
     tempted = rng.random() < 0.15
     swaps = [rng.random() < 0.5 for _ in range(4)]
-    prompt = build(state, dilemma(R, S, T, P), wording, Labels(*labels), tempted, *swaps)
+    prompt = build(state, dilemma(R, S, T, P), wording, Labels(*labels), tempted, Arrangement(*swaps))
     told = payoffs if wording in ("structured", "prose") else None
     other = {"prose": "your friend", "story": "your friend"}.get(wording, "the other player")
     last = tuple("CD".index(m) for m in state)

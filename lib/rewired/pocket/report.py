@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rewired import decisions
+from rewired import answers, decisions
 from rewired.pocket import corpus
 from rewired.pocket.recipe import tokenize
 from rewired.prompts import SCENARIOS, Labels, held_out, held_out_set, scenario_set
@@ -35,8 +35,8 @@ def answer_scores(model, tokenizer, chats: Sequence[corpus.Chat], batch_size: in
         reads.append(list(range(len(ids) - 1 - n, len(ids) - 1)))
         targets.append(ids[-n:])
     logp, exact = np.empty(len(rows)), np.empty(len(rows), dtype=bool)
-    for batch, hidden in decisions.hidden_states(model, rows, reads, batch_size):
-        normal = torch.log_softmax(decisions.logits(model, hidden)[1], dim=-1)
+    for batch, hidden in answers.hidden_states(model, rows, reads, batch_size):
+        normal = torch.log_softmax(answers.logits(model, hidden)[1], dim=-1)
         start = 0
         for i in batch:
             part = normal[start : start + len(targets[i])]
@@ -136,8 +136,8 @@ def implied_personas(model, tokenizer, labels=("action1", "action2"), n: int = 6
     # the same text with either label, but for the last token before the end of the turn and the line break
     contexts = [tokenize(tokenizer, chat)[0][:-3] for chat in chats]
     delta = np.empty(len(contexts))
-    for batch, hidden in decisions.hidden_states(model, contexts, [[len(ids) - 1] for ids in contexts], BATCH_SIZE):
-        capped = decisions.logits(model, hidden)[1]
+    for batch, hidden in answers.hidden_states(model, contexts, [[len(ids) - 1] for ids in contexts], BATCH_SIZE):
+        capped = answers.logits(model, hidden)[1]
         delta[batch] = (capped[:, step.defect_id] - capped[:, step.cooperate_id]).cpu().numpy()
     frame = pd.DataFrame(rows, columns=["persona", "how", "scenario", "p_defect_alone"])
     return frame.assign(p_defect=1 / (1 + np.exp(-delta)))

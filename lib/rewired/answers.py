@@ -1,0 +1,258 @@
+"""How probable is an answer, and what does a model say? The metric at the centre of the book, for any texts.
+
+A language model gives every continuation of a text a probability. That of an *answer* is the product over its tokens,
+each given the context and the answer's tokens before it:
+
+    log P(answer | context) = sum over k of log P(token k | context, tokens before k).
+
+``logprobs`` is that sum; ``decisions`` compares it for two labels. Texts that begin alike share the keys and values of
+their beginning, and only the positions that are read reach the unembedding.
+
+``sample`` draws answers, as a check on the metric. Samples with the same beginning have the same next-token
+distribution. So each distinct beginning is run once, and all its continuations are drawn from it: ordinary ancestral
+sampling, at the price of a few forward passes. A text is a list of token ids here; see ``prompts.chat``.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rewired.errors import RewiredError
+from rewired.models import network
+
+PAD_TO = 16
+"""Lengths are rounded up to a multiple of this: few distinct shapes are fast on a CPU."""
+Tokens = Sequence[int]
+
+
+# --- forward passes that share what texts begin with -----------------------------------------------------------------
+
+
+def shared_beginnings(rows: Sequence[Tokens]) -> tuple[list[int], list[int]]:
+    """(order, shared): the rows' indices sorted by their tokens, and how many first tokens each has in common with the
+    row before it in that order (0 for the first). Sorted rows share their longest beginning with a neighbour."""
+    order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))
+    shared = [0] * len(order)
+    for k in range(1, len(order)):
+        before, row = rows[order[k - 1]], rows[order[k]]
+        most = min(len(before), len(row))
+        while shared[k] < most and before[shared[k]] == row[shared[k]]:
+            shared[k] += 1
+    return order, shared
+
+
+def _families(rows: Sequence[Tokens], reads: Sequence[Tokens], largest: int) -> list[tuple[int, list[int]]]:
+    """Groups of rows with the same first tokens: (length of the shared beginning, the rows' indices).
+
+    A row joins the group before it if the shared beginning is at least half of the row and joining saves computation.
+    The beginning ends before the first position that is read. A group has at most ``largest`` rows."""
+    families: list[tuple[int, list[int]]] = []
+    start, family, common = 0, [], 0
+    for i, neighbour in zip(*shared_beginnings(rows), strict=True):
+        common = min(common, neighbour)  # what the row has in common with the family's first row
+        if family and len(family) < largest:
+            room = start if len(family) > 1 else reads[family[0]][0]
+            joint = min(common, room, reads[i][0])
+            saves = joint * len(family) > start * (len(family) - 1)
+            if saves and 2 * joint >= len(rows[i]):
+                start = joint
+                family.append(i)
+                families[-1] = (start, family)
+                continue
+        start, family, common = 0, [i], len(rows[i])
+        families.append((start, family))
+    return families
+
+
+def _batches(rows: Sequence[Tokens], reads: Sequence[Tokens], batch_size: int) -> Iterator[tuple[int, list[list[int]]]]:
+    """(length of the beginning, families): families with equally long beginnings, as many as fill a batch."""
+    families = _families(rows, reads, batch_size)
+    families.sort(key=lambda family: (-family[0], -len(rows[family[1][0]])))
+    batch: list[list[int]] = []
+    length = size = 0
+    for shared, family in families:
+        if batch and (shared != length or size + len(family) > batch_size):
+            yield length, batch
+            batch, size = [], 0
+        batch.append(family)
+        length, size = shared, size + len(family)
+    if batch:
+        yield length, batch
+
+
+@torch.no_grad()
+def hidden_states(
+    model, rows: Sequence[Tokens], reads: Sequence[Tokens], batch_size: int
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Final hidden states of the rows at the positions in ``reads`` (increasing within a row).
+
+    Yields (indices, states) per batch: states [sum of the batch's reads, d_model] in fp32, row after row in the order
+    of the indices."""
+    plain = network(model)
+    decoder, device = plain.get_decoder(), plain.get_input_embeddings().weight.device
+    for shared, families in _batches(rows, reads, batch_size):
+        batch = [i for family in families for i in family]
+        longest = max(len(rows[i]) for i in batch) - shared
+        length = -(-longest // PAD_TO) * PAD_TO  # rounded up
+        # padded on the right: no position shifts, and causality hides the padding
+        ids = torch.zeros(len(batch), length, dtype=torch.long)  # [row, position after the beginning]
+        row, column = [], []
+        for r, i in enumerate(batch):
+            ids[r, : len(rows[i]) - shared] = torch.tensor(rows[i][shared:])
+            row += [r] * len(reads[i])
+            column += [position - shared for position in reads[i]]
+        past = None
+        if shared:  # keys and values of each family's beginning, one copy for each of its rows
+            begin = torch.tensor([rows[family[0]][:shared] for family in families], device=device)
+            past = decoder(input_ids=begin, use_cache=True).past_key_values
+            sizes = torch.tensor([len(family) for family in families], device=device)
+            past.batch_select_indices(torch.arange(len(families), device=device).repeat_interleave(sizes))
+        states = decoder(input_ids=ids.to(device), past_key_values=past, use_cache=past is not None)[0]
+        yield batch, states[torch.tensor(row, device=device), torch.tensor(column, device=device)].float()
+
+
+def softcap(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
+    """Gemma-2's final soft-cap, cap * tanh(logit / cap); the logits themselves where there is no cap."""
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def logits(model, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(raw, capped) next-token logits of final hidden states, each [row, vocabulary] in fp32.
+
+    ``capped`` is the model's output: cap * tanh(raw / cap) in Gemma-2, and ``raw`` itself where there is no cap."""
+    plain = network(model)
+    # a piece of the vocabulary at a time, so that a half-precision matrix is never copied whole
+    pieces = plain.get_output_embeddings().weight.split(32768)  # each [piece of the vocabulary, d_model]
+    raw = torch.cat([hidden @ piece.float().T for piece in pieces], dim=-1)
+    cap = getattr(plain.config, "final_logit_softcapping", None)
+    return raw, softcap(raw, cap)
+
+
+# --- the metric ------------------------------------------------------------------------------------------------------
+
+
+def answer_logits(
+    model, contexts: Sequence[Tokens], answers: Sequence[Tokens], batch_size: int = 64
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """The next-token logits before each token of an answer, with the answer's own tokens fed in (teacher forcing).
+
+    Yields (pair, raw, capped) in the order of the batches; raw and capped [token of the answer, vocabulary] are those
+    of ``logits``. A context has at least one token. Pairs with the same text share its forward pass."""
+    readers: dict[tuple[int, ...], list[int]] = {}  # text -> the pairs that are read from it
+    for pair, (context, answer) in enumerate(zip(contexts, answers, strict=True)):
+        readers.setdefault((*context, *answer[:-1]), []).append(pair)
+    rows, pairs = list(readers), list(readers.values())
+    # the last token of the context predicts the first of the answer
+    starts = [min(len(contexts[pair]) for pair in some) - 1 for some in pairs]
+    reads = [range(start, len(row)) for start, row in zip(starts, rows, strict=True)]
+    for batch, hidden in hidden_states(model, rows, reads, batch_size):
+        raw, capped = logits(model, hidden)  # [read, vocabulary]
+        begin = 0  # where the row's positions begin
+        for r in batch:
+            for pair in pairs[r]:
+                first = begin + len(contexts[pair]) - 1 - starts[r]
+                steps = slice(first, first + len(answers[pair]))
+                yield pair, raw[steps], capped[steps]
+            begin += len(reads[r])
+
+
+def log_probability(capped: torch.Tensor, answer: Tokens) -> float:
+    """log P of an answer in nats, from the logits [token of the answer, vocabulary] before each of its tokens."""
+    logp = capped.double().log_softmax(dim=-1)  # [token of the answer, vocabulary]
+    total = 0.0
+    for step, token in enumerate(answer):
+        total += logp[step, token].item()
+    return total
+
+
+def logprobs(model, contexts: Sequence[Tokens], answers: Sequence[Tokens], batch_size: int = 64) -> np.ndarray:
+    """log P(answer | context) in nats, one per pair: the sum over the answer's tokens, each given all before it."""
+    totals = np.zeros(len(contexts))
+    for pair, _, capped in answer_logits(model, contexts, answers, batch_size):
+        totals[pair] = log_probability(capped, answers[pair])
+    return totals
+
+
+# --- sampling --------------------------------------------------------------------------------------------------------
+
+Beginning = tuple[int, tuple[int, ...]]
+"""(index of the context, the answer's first tokens)"""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """``n`` answers to each context, each ended by one of the tokens ``stops`` or by its length. No top-k, no top-p.
+
+    Temperature 1 is the model as it is; RewiredError unless it is above 0."""
+
+    n: int
+    stops: frozenset[int]
+    temperature: float = 1.0
+    max_new_tokens: int = 8
+
+    def __post_init__(self):
+        if not self.temperature > 0:
+            raise RewiredError(
+                f"The sampling temperature is {self.temperature}; it must be above 0 (1 is the model as it is)."
+            )
+
+
+def prefix_states(
+    model, contexts: Sequence[Tokens], beginnings: Sequence[Beginning], batch_size: int = 64
+) -> dict[Beginning, torch.Tensor]:
+    """The final hidden state [d_model] after each beginning of an answer, and after all that is shorter."""
+    rows = [[*contexts[i], *tokens] for i, tokens in beginnings]
+    reads = [range(len(row) - len(tokens) - 1, len(row)) for row, (_, tokens) in zip(rows, beginnings, strict=True)]
+    states: dict[Beginning, torch.Tensor] = {}
+    for batch, hidden in hidden_states(model, rows, reads, batch_size):
+        after = iter(hidden)
+        for r in batch:
+            i, tokens = beginnings[r]
+            for length in range(len(tokens) + 1):
+                states[i, tokens[:length]] = next(after)
+    return states
+
+
+def grow(model, states, growing: dict[Beginning, int], how: Sampling, random, batch_size: int = 64):
+    """Every sample one token longer. ``growing`` and the result say how many samples begin in each way."""
+    longer: dict[Beginning, int] = {}
+    beginnings = list(growing)
+    for first in range(0, len(beginnings), batch_size):
+        some = beginnings[first : first + batch_size]
+        hidden = torch.stack([states[beginning] for beginning in some])  # [beginning, d_model]
+        _, capped = logits(model, hidden)
+        chances = torch.softmax(capped.double() / how.temperature, dim=-1).cpu()  # [beginning, vocabulary]
+        for (i, tokens), chance in zip(some, chances, strict=True):
+            drawn = torch.multinomial(chance, growing[i, tokens], replacement=True, generator=random)
+            words, counts = drawn.unique(return_counts=True)
+            for token, count in zip(words.tolist(), counts.tolist(), strict=True):
+                longer[i, (*tokens, token)] = count
+    return longer
+
+
+def sample(
+    model, contexts: Sequence[Tokens], how: Sampling, random: torch.Generator, likely: Sequence[Beginning] = ()
+) -> list[list[tuple[int, ...]]]:
+    """Sampled answers to each context, as tuples of tokens, in random order; all chance comes from ``random``.
+
+    ``likely`` beginnings are looked at first, all in one go."""
+    states = prefix_states(model, contexts, likely)
+    growing: dict[Beginning, int] = {(i, ()): how.n for i in range(len(contexts))}
+    finished: list[list[tuple[int, ...]]] = [[] for _ in contexts]
+    for length in range(1, how.max_new_tokens + 1):
+        new = [beginning for beginning in growing if beginning not in states]
+        states |= prefix_states(model, contexts, new)
+        longer = grow(model, states, growing, how, random)
+        growing = {}
+        for (i, tokens), count in longer.items():
+            if tokens[-1] in how.stops or length == how.max_new_tokens:
+                finished[i] += [tokens] * count
+            else:
+                growing[i, tokens] = count
+    shuffled = []
+    for answers in finished:  # grouped by their tokens so far; the order must carry no information
+        order = torch.randperm(how.n, generator=random).tolist()
+        shuffled.append([answers[k] for k in order])
+    return shuffled
