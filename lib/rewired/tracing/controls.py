@@ -1,135 +1,159 @@
-"""What every sweep of patches carries along, so that its numbers can be believed: see `patching.sweep`."""
+"""What every sweep of patches carries along, so that its numbers can be believed.
+
+Each control is a table: control, component, layer, prompt_id, ``delta_patched``, ``effect`` (logits) and ``error``,
+what should be 0 (NaN where nothing is due). `require` stops when one is not met. What each control means is said in
+`patching`, which runs them.
+"""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
 from rewired.errors import RewiredError
-from rewired.tracing.capture import Anatomy, read_out
-from rewired.tracing.intervention import Edit, edited_deltas
-from rewired.tracing.packed import Patch, Tree, run
-from rewired.tracing.recording import Component, Recording, patch_of, patched_deltas
+from rewired.tracing.capture import read_out
+from rewired.tracing.edit import Edit, edited_deltas
+from rewired.tracing.packed import Patch, Rows, Tree, forward, patched_layer
+from rewired.tracing.recording import Component, Recording, Sweep
+
+SUMS = 20  # a sum over all layers may be off by this many times what a single patch may
 
 
-def _control(control: str, tree_or_ids, component: str, layer: int, patched, effect, error=np.nan) -> pd.DataFrame:
-    return pd.DataFrame(
-        {"control": control, "component": component, "layer": layer, "prompt_id": tree_or_ids,
-         "delta_patched": patched, "effect": effect, "error": error}
-    )  # fmt: skip
+def _table(control: str, component: str, layer: int, prompt_ids, patched, effect, error=np.nan) -> pd.DataFrame:
+    columns = {"control": control, "component": component, "layer": layer, "prompt_id": prompt_ids}
+    return pd.DataFrame({**columns, "delta_patched": patched, "effect": effect, "error": error})
 
 
 def _ids(recording: Recording, tree: Tree) -> list[str]:
     return [recording.encoded.prompts[i].id for i in tree.prompts]
 
 
-def whole(parts: Anatomy, source: Recording, target: Recording, positions: str) -> pd.DataFrame:
-    """No patch; all outputs at once; the final residual stream."""
-    outputs = [Component(layer, kind) for layer in range(parts.depth) for kind in ("attn", "mlp")]
-    sets = {"unpatched": [], "outputs": outputs, "residual": [Component(parts.depth - 1, "resid")]}
+def positive_controls(sweep: Sweep) -> pd.DataFrame:
+    """Patches whose result is known: none at all (``unpatched``), which must leave the target's delta; and all
+    ``outputs`` of the source at once, and its ``residual`` stream after the last layer, which must give its own."""
+    depth = sweep.parts.depth
+    outputs = [Component(layer, kind) for layer in range(depth) for kind in ("attn", "mlp")]
+    sets = {"unpatched": [], "outputs": outputs, "residual": [Component(depth - 1, "resid")]}
     frames = []
-    for tree in target.trees:
-        values = source.at(tree.nodes)
-        rows = [[patch_of(c, values, "output") for c in chosen] for chosen in sets.values()]
-        found = patched_deltas(parts, tree, target, rows, 0, positions)
-        for control, delta in zip(sets, found, strict=True):
-            due = (target if control == "unpatched" else source).delta[tree.prompts]
-            own = target.delta[tree.prompts]
-            frames.append(_control(control, _ids(target, tree), "all", -1, delta, delta - own, delta - due))
+    for tree in sweep.target.trees:
+        values = sweep.source.at(tree.nodes)
+        rows = []
+        for members in sets.values():
+            rows.append([sweep.patch(component, values, mode="output") for component in members])
+        patched = sweep.deltas(tree, rows, 0)  # [set, prompt of the tree]
+        own = sweep.target.delta[tree.prompts]
+        for control, delta in zip(sets, patched, strict=True):
+            due = own if control == "unpatched" else sweep.source.delta[tree.prompts]
+            frames.append(_table(control, "all", -1, _ids(sweep.target, tree), delta, delta - own, delta - due))
     return pd.concat(frames)
 
 
-def itself(parts: Anatomy, target: Recording, kinds: list[str], layer: int, positions: str) -> pd.DataFrame:
-    """One layer's components given their own activations, for one prompt (another one in each layer).
+def self_patch(sweep: Sweep, kinds: Sequence[str], layer: int) -> pd.DataFrame:
+    """One layer's components given their own activations, for one prompt (another one in each layer): exactly 0.
 
     One row per kind, run twice: without patches, and patched with what that very row computed. Rows of one batch may
     be rounded differently (a matrix product's last rows take another path); a row and itself may not."""
-    target = target.select([layer % len(target.delta)])
+    parts, target = sweep.parts, sweep.target.select([layer % len(sweep.target.delta)])
     [tree] = target.trees
-    base, encoded, only = target.at(tree.nodes), target.encoded.pick(tree.prompts), positions == "decision"
-    kept: dict[str, torch.Tensor] = {}
-    before = run(parts, tree, base, [[] for _ in kinds], layer, only, kept)
+    base, encoded = target.at(tree.nodes), target.encoded.pick(tree.prompts)
+    unpatched = [[] for _ in kinds]
+    before = forward(parts, tree, base, unpatched, layer, sweep.decision_only)  # [kind, prompt, d_model]
+    batch = Rows(tree, base, unpatched, sweep.decision_only)
+    computed = patched_layer(parts, layer, batch, batch.enter(layer), base["z"][layer])
     rows = []
-    for r, kind in enumerate(kinds):
+    for row, kind in enumerate(kinds):
         site = {"head": "z", "resid": "resid_post"}.get(kind, f"{kind}_out")
-        value = kept[site][r].new_zeros(len(tree.depth_of), kept[site].shape[-1])
-        value[tree.leaf if only or layer == parts.depth - 1 else slice(None)] = kept[site][r]
+        own = computed[site][row]  # [computed node, width]
+        value = own.new_zeros(len(tree.depth_of), own.shape[-1])  # [node, width]
+        value[batch.leaf(sweep.decision_only or layer == parts.depth - 1)] = own
         slices = value.split(parts.head_dim, dim=-1) if kind == "head" else [value]
         rows.append([Patch(site, layer, head, part) for head, part in enumerate(slices)])
-    after = run(parts, tree, base, rows, layer, only)
-    deltas = [read_out(parts, hidden, encoded)[0].cpu().numpy() for hidden in (before, after)]
-    names = [f"L{layer}_{kind.upper()}" for kind in kinds]
-    return pd.concat(
-        _control("self", _ids(target, tree), name, layer, new, new - old, new - old)
-        for name, old, new in zip(names, *deltas, strict=True)
-    )
+    after = forward(parts, tree, base, rows, layer, sweep.decision_only)
+    old = read_out(parts, before, encoded)[0].cpu().numpy()  # [kind, prompt]
+    new = read_out(parts, after, encoded)[0].cpu().numpy()
+    frames = []
+    for row, kind in enumerate(kinds):
+        change = new[row] - old[row]
+        frames.append(_table("self", f"L{layer}_{kind.upper()}", layer, _ids(target, tree), new[row], change, change))
+    return pd.concat(frames)
 
 
-def random_patches(parts, tree, source, target, here, positions, mode, count: int, seed: int) -> pd.DataFrame:
-    """``count`` random patches at this layer and tree."""
-    random = np.random.default_rng([seed, here[0].start, tree.first])
+def random_patches(sweep: Sweep, tree: Tree, here: Sequence[Component], count: int, seed: int) -> pd.DataFrame:
+    """``count`` random patches of the components ``here``, which all start at one layer: the target's activation plus
+    a random direction of the length of source - target at each position. A null for the effects."""
+    start = here[0].start
+    random = np.random.default_rng([seed, start, tree.first])
     chosen = [here[int(k)] for k in random.integers(len(here), size=count)]
     generator = torch.Generator().manual_seed(int(random.integers(2**31)))
-    values, base, rows = source.at(tree.nodes), target.at(tree.nodes), []
+    values, base = sweep.source.at(tree.nodes), sweep.target.at(tree.nodes)
+    rows = []
     for component in chosen:
-        there, own = patch_of(component, values, mode), patch_of(component, base, mode)
-        direction = torch.randn(own.value.shape, generator=generator).to(own.value)
-        length = (there.value - own.value).norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True)
+        there, own = sweep.patch(component, values), sweep.patch(component, base)
+        direction = torch.randn(own.value.shape, generator=generator).to(own.value)  # [node, width]
+        length = (there.value - own.value).norm(dim=-1, keepdim=True)  # [node, 1]
+        length = length / direction.norm(dim=-1, keepdim=True)
         rows.append([Patch(own.site, own.layer, own.head, own.value + direction * length)])
-    found = patched_deltas(parts, tree, target, rows, here[0].start, positions)
-    frames = [
-        _control("random", _ids(target, tree), c.name, c.layer, delta, delta - target.delta[tree.prompts])
-        for c, delta in zip(chosen, found, strict=True)
-    ]
-    return pd.concat(frames) if frames else pd.DataFrame()
+    patched, delta = sweep.deltas(tree, rows, start), sweep.target.delta[tree.prompts]
+    frames = [pd.DataFrame()]
+    for component, new in zip(chosen, patched, strict=True):
+        frames.append(_table("random", component.name, component.layer, _ids(sweep.target, tree), new, new - delta))
+    return pd.concat(frames)
 
 
-def again(parts, frame, wanted, patched, source, target, positions, mode, share, seed) -> pd.DataFrame:
-    """A random share of the patches once more, each as one whole nnsight run of one row."""
+def recomputed(
+    sweep: Sweep, patches: pd.DataFrame, wanted: Sequence[Component], share: float, seed: int
+) -> pd.DataFrame:
+    """A random ``share`` of the patches once more, each in one whole forward pass of one row under nnsight.
+
+    ``patches`` has one row per component of ``wanted`` and prompt, in this order."""
     random = np.random.default_rng([seed, 1])
-    count = min(patched.size, math.ceil(share * patched.size))
-    found = []
-    for flat in sorted(random.choice(patched.size, size=count, replace=False).tolist()):
-        component, i = wanted[flat // len(target.delta)], flat % len(target.delta)
-        edit = _edit(component, source.at(source.path(i)), target.at(target.path(i)), positions, mode)
-        value = float(edited_deltas(parts, target.encoded.pick([i]), [edit], 1)[0])
-        row = frame.iloc[flat]
-        difference = value - row["delta_patched"]
-        found.append(
-            _control("again", [row["prompt_id"]], component.name, component.layer, value, row["effect"], difference)
-        )
-    return pd.concat(found) if found else pd.DataFrame()
+    count = min(len(patches), math.ceil(share * len(patches)))
+    source, target = sweep.source, sweep.target
+    frames = [pd.DataFrame()]
+    for k in sorted(random.choice(len(patches), size=count, replace=False).tolist()):
+        component, i = wanted[k // len(target.delta)], k % len(target.delta)
+        edit = _edit(sweep, component, source.at(source.path(i)), target.at(target.path(i)))
+        delta = float(edited_deltas(sweep.parts, target.encoded.pick([i]), [edit], 1)[0])
+        row = patches.iloc[k]
+        error = delta - row["delta_patched"]
+        frames.append(_table("again", component.name, component.layer, [row["prompt_id"]], delta, row["effect"], error))
+    return pd.concat(frames)
 
 
-def _edit(component: Component, there: dict, own: dict, positions: str, mode: str) -> Edit:
-    """The patch as an edit of a whole run; ``there`` and ``own`` are source and target on one prompt's path."""
-    patch = patch_of(component, there, mode)
-    take = slice(None) if positions == "all" else slice(-1, None)
-    if patch.site == "head_out":
-        value = patch.value - patch_of(component, own, mode).value
-        return Edit("attn_out", patch.layer, [value[take]], "add", positions=positions)
-    site, layer = patch.site, patch.layer
-    if site == "resid_post":
-        last = layer == len(own["z"]) - 1
-        site, layer = ("resid_final" if last else "resid_pre"), layer + 1
-    head = component.head if site == "z" else None
-    return Edit(site, layer, [patch.value[take]], head=head, positions=positions)
+def _edit(sweep: Sweep, component: Component, there: dict, own: dict) -> Edit:
+    """The patch as an edit of a whole pass; ``there`` and ``own`` are source and target on one prompt's path."""
+    patch = sweep.patch(component, there)
+    site, layer, value, how, head = patch.site, patch.layer, patch.value, "set", None  # value [position, width]
+    if site == "head_out":
+        # the sum over heads changes by the difference of this head's shares
+        site, value, how = "attn_out", value - sweep.patch(component, own).value, "add"
+    elif site == "resid_post":
+        # the stream after a layer is what the next one reads, or the final norm
+        site = "resid_final" if layer == sweep.parts.depth - 1 else "resid_pre"
+        layer += 1
+    elif site == "z":
+        head = patch.head
+    if sweep.decision_only:
+        value = value[-1:]
+    return Edit(site, layer, [value], how, head, sweep.positions)
 
 
-def hold(controls: pd.DataFrame, parts: Anatomy) -> pd.DataFrame:
-    """The controls, if they hold; RewiredError otherwise."""
-    rough = parts.exact > 1e-3
-    sums = 1.0 if rough else 1e-4
-    limits = {"unpatched": parts.exact, "self": 0.0, "outputs": sums, "residual": sums, "again": parts.exact}
-    for control, limit in limits.items():
-        rows = controls[controls["control"] == control]
-        if len(rows) and not (rows["error"].abs() <= limit).all():
-            worst = rows.loc[rows["error"].abs().fillna(np.inf).idxmax()]
+def require(controls: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
+    """The controls, if they are met; RewiredError otherwise. What is allowed grows with a prompt's logits."""
+    tolerance = {}  # {prompt id: logits}
+    for prompt, value in zip(sweep.target.encoded.prompts, sweep.tolerance, strict=True):
+        tolerance[prompt.id] = value
+    allowed = {"unpatched": 1, "self": 0, "outputs": SUMS, "residual": SUMS, "again": 1}
+    for _, row in controls[controls["control"].isin(list(allowed))].iterrows():
+        limit = allowed[row["control"]] * tolerance[row["prompt_id"]]
+        if not abs(row["error"]) <= limit:  # NaN as well
             raise RewiredError(
-                f"Patching cannot be trusted here: the control {control!r} is off by {worst['error']:.3g} logits at "
-                f"{worst['component']} on prompt {worst['prompt_id']}, where {limit:.0e} is allowed. Either the source "
+                f"Patching cannot be trusted here: the control {row['control']!r} is off by {row['error']:.3g} logits "
+                f"at {row['component']} on prompt {row['prompt_id']}, where {limit:.0e} is allowed. Either the source "
                 "and the target differ outside their layers (an adapter on the embedding or on a norm), or this model "
-                "computes something that rewired.tracing.packed does not; patch it with `tracing.intervene` instead."
+                "computes something that `rewired.tracing.packed` does not; patch it with "
+                "`rewired.tracing.edit.intervene` instead."
             )
     return controls

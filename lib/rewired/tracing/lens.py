@@ -8,11 +8,15 @@ the next token is the labels' common beginning and not yet the choice: a second 
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 
 from rewired.prompts import Labels, Prompt
-from rewired.tracing.capture import BATCH_SIZE, anatomy, capture, encode, read_out
+from rewired.tracing.anatomy import anatomy
+from rewired.tracing.capture import BATCH_SIZE, capture, encode, read_out
+
+POSITIONS = ("prompt_end", "decision")
 
 
 @torch.no_grad()
@@ -29,15 +33,18 @@ def trajectories(
     At ``"prompt_end"`` the labels' last tokens are compared one step too early, as the study did. ``labels`` asks about
     another pair. Raises RewiredError for labels that are not a shared prefix plus one token."""
     parts, encoded = anatomy(model), encode(tokenizer, prompts, labels)
-    steps = [(end, len(row) - 1) for end, row in zip(encoded.ends, encoded.rows, strict=True)]
-    found = capture(model, encoded.rows, ("resid_pre", "resid_final"), None, steps, batch_size)
-    stream = torch.cat([found["resid_pre"], found["resid_final"]]).unflatten(1, (len(prompts), 2))
-    delta, raw = read_out(parts, stream.transpose(1, 2), encoded)  # [depth, position, prompt]
+    steps = list(zip(encoded.ends, encoded.steps, strict=True))
+    recorded = capture(model, encoded.rows, ("resid_pre", "resid_final"), None, steps, batch_size)
+    stream = torch.cat([recorded["resid_pre"], recorded["resid_final"]])  # [depth, prompt x position, d_model]
+    stream = stream.unflatten(1, (len(prompts), len(POSITIONS))).transpose(1, 2)  # [depth, position, prompt, d_model]
+    delta, raw = read_out(parts, stream, encoded)  # each [depth, position, prompt]
     frames = []
-    for k, position in enumerate(("prompt_end", "decision")):
+    for k, position in enumerate(POSITIONS):
         for depth in range(parts.depth + 1):
-            values = {"delta": delta[depth, k].cpu().numpy(), "delta_raw": raw[depth, k].cpu().numpy()}
-            frames.append(encoded.frame().assign(position=position, depth=depth, **values))
+            frame = encoded.frame().assign(position=position, depth=depth)
+            frame["delta"] = delta[depth, k].cpu().numpy()
+            frame["delta_raw"] = raw[depth, k].cpu().numpy()
+            frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -50,9 +57,14 @@ def stabilization(table: pd.DataFrame, by: Sequence[str] = ("prompt_id",), share
     rows = []
     for key, group in table.groupby(list(by), sort=False):
         path = group.sort_values("depth")
-        delta, depth = path["delta"].to_numpy(), path["depth"].to_numpy()
+        depth, delta = path["depth"].to_numpy(), path["delta"].to_numpy()  # each [depth]
         far = abs(delta - delta[-1]) > share * (delta.max() - delta.min())
-        other = (delta > 0) != (delta[-1] > 0)
-        first = [int(depth[off.nonzero()[0][-1] + 1]) if off.any() else int(depth[0]) for off in (far, other)]
-        rows.append({**dict(zip(by, key, strict=True)), "stabilizes": first[0], "decided": first[1]})
+        other_side = (delta > 0) != (delta[-1] > 0)
+        row = dict(zip(by, key, strict=True))
+        rows.append({**row, "stabilizes": _after(depth, far), "decided": _after(depth, other_side)})
     return pd.DataFrame(rows)
+
+
+def _after(depth: np.ndarray, off: np.ndarray) -> int:
+    """The first depth after the last one that is ``off``."""
+    return int(depth[off.nonzero()[0][-1] + 1]) if off.any() else int(depth[0])

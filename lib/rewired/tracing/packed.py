@@ -4,7 +4,7 @@ Prompts that begin alike are packed into a *tree*: one node per distinct (beginn
 nodes on its own path, so a shared beginning is computed once per patched copy ("row"). A row starts at the layer of
 its first patch, from the target's recorded residual stream; in the last layer, and everywhere when only the decision
 step is patched, only the decision steps are computed. The arithmetic is that of the model's own modules, adapters
-included, but for attention, which is written out here; `patching.sweep` checks it against whole nnsight runs.
+included, but for attention, which is written out here; every sweep checks it against whole passes under nnsight.
 """
 
 import inspect
@@ -13,10 +13,14 @@ from dataclasses import dataclass, field
 
 import torch
 
-from rewired.tracing.capture import Anatomy
+from rewired.answers import shared_beginnings
+from rewired.tracing.anatomy import Anatomy
 
 SEGMENT = 64
 """Longest run of nodes whose attention is computed at once: shorter wastes calls, longer computes masked scores."""
+
+
+# --- prompts as trees ------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -39,64 +43,61 @@ class Tree:
         return slice(self.first, self.first + len(self.depth_of))
 
     def mask(self, count: int, keys: int, window: int | None) -> torch.Tensor | None:
-        """What ``count`` last nodes of a path of length ``keys`` may see: 0 or -inf [count, keys]; None = all."""
+        """What ``count`` last nodes of a path of length ``keys`` may attend to: 0 or -inf [count, keys]; None = all."""
         if (count, keys, window) not in self.masks:
-            query = torch.arange(keys - count, keys, device=self.leaf.device)[:, None]
-            key = torch.arange(keys, device=self.leaf.device)
-            hidden = (key > query) | (key <= query - (window or keys))
-            mask = torch.zeros(hidden.shape, device=self.leaf.device).masked_fill(hidden, -torch.inf)
-            self.masks[count, keys, window] = mask if hidden.any() else None
+            query = torch.arange(keys - count, keys, device=self.leaf.device)[:, None]  # [count, 1]
+            key = torch.arange(keys, device=self.leaf.device)  # [keys]
+            blocked = (key > query) | (key <= query - (window or keys))  # [count, keys]
+            mask = torch.zeros(blocked.shape, device=self.leaf.device).masked_fill(blocked, -torch.inf)
+            self.masks[count, keys, window] = mask if blocked.any() else None
         return self.masks[count, keys, window]
 
 
 def plant(rows: Sequence[Sequence[int]], limit: int, device="cpu") -> tuple[list[Tree], list[int], list[list[int]]]:
     """(trees, order, owned): trees of at most about ``limit`` nodes; the rows in the order in which recordings hold
     them; and for each row of that order the positions whose nodes it is the first to need."""
-    order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))  # neighbours share the longest beginnings
-    groups: list[list[int]] = []
-    owned, size = [], 0
-    for previous, i in zip([None, *order], order, strict=False):
-        shared = 0 if previous is None else _common(rows[previous], rows[i])
-        if previous is None or size + len(rows[i]) - shared > limit:
-            groups.append([])
-            shared = size = 0
-        groups[-1].append(i)
-        owned.append(list(range(shared, len(rows[i]))))
-        size += len(rows[i]) - shared
-    trees, first, started = [], 0, 0
-    for group in groups:
-        tree = _tree(group, owned[started : started + len(group)], first, device)
-        trees.append(tree)
-        first, started = first + len(tree.depth_of), started + len(group)
+    order, common = shared_beginnings(rows)  # neighbours share the longest beginnings
+    trees, owned = [], []
+    prompts, positions, size, first = [], [], 0, 0  # of the tree that is growing
+    for k, i in enumerate(order):
+        length = len(rows[i])
+        # a decision step is a node of its own, even where it is the beginning of another prompt
+        shared = min(common[k], length - 1, len(rows[order[k - 1]]) - 1)
+        if prompts and size + length - shared > limit:
+            trees.append(_tree(prompts, positions, first, device))
+            first += size
+            prompts, positions, size = [], [], 0
+        if not prompts:
+            shared = 0
+        prompts.append(i)
+        positions.append(list(range(shared, length)))
+        owned.append(positions[-1])
+        size += length - shared
+    trees.append(_tree(prompts, positions, first, device))
     return trees, order, owned
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common beginning of two rows, short of either's last token."""
-    most = min(len(a), len(b)) - 1
-    return next((n for n in range(most) if a[n] != b[n]), most)
 
 
 def _tree(prompts: list[int], owned: list[list[int]], first: int, device) -> Tree:
     paths, depth_of, segments = [], [], []
+    path: list[int] = []  # the nodes of the prompt before
     for positions in owned:
-        start = len(depth_of)
-        path = (paths[-1][: positions[0]] if paths else []) + list(range(start, start + len(positions)))
+        start, shared = len(depth_of), positions[0]
+        path = path[:shared] + list(range(start, start + len(positions)))
         for a in range(0, len(positions), SEGMENT):
             b = min(a + SEGMENT, len(positions))
-            segments.append((start + a, start + b, torch.tensor(path[: positions[0] + b], device=device)))
-        paths.append(path)
+            segments.append((start + a, start + b, torch.tensor(path[: shared + b], device=device)))
+        paths.append(torch.tensor(path, device=device))
         depth_of += positions
-    tensors = [torch.tensor(path, device=device) for path in paths]
-    return Tree(prompts, first, torch.tensor(depth_of, device=device), tensors, segments)
+    return Tree(prompts, first, torch.tensor(depth_of, device=device), paths, segments)
 
 
-# --- one layer -------------------------------------------------------------------------------------------------------
+# --- attention -------------------------------------------------------------------------------------------------------
 
 
 def _rope(parts: Anatomy, layer: int, tree: Tree, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(cos, sin) of the rotary position embedding, each [node, head_dim]."""
     rotary = parts.decoder.rotary_emb
+    # Gemma-3 has one rotary table for each kind of layer
     typed = "layer_type" in inspect.signature(type(rotary).forward).parameters
     extra = (parts.decoder.config.layer_types[layer],) if typed else ()
     cos, sin = rotary(like, tree.depth_of[None], *extra)
@@ -105,63 +106,70 @@ def _rope(parts: Anatomy, layer: int, tree: Tree, like: torch.Tensor) -> tuple[t
 
 def _heads(projected: torch.Tensor, norm, rope, head_dim: int) -> torch.Tensor:
     """[row, node, heads x head_dim] -> [row, head, node, head_dim], normed and rotated where the model does so."""
-    x = projected.unflatten(-1, (-1, head_dim))
-    x = (norm(x) if norm is not None else x).transpose(1, 2)
+    x = projected.unflatten(-1, (-1, head_dim))  # [row, node, head, head_dim]
+    if norm is not None:
+        x = norm(x)
+    x = x.transpose(1, 2)  # [row, head, node, head_dim]
     if rope is None:
         return x
+    cos, sin = rope
     half = head_dim // 2
-    return x * rope[0] + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * rope[1]
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
 
 
 def attend(
-    parts: Anatomy, layer: int, tree: Tree, x: torch.Tensor, leaf_only: bool, base=None, hidden=None
+    parts: Anatomy, layer: int, tree: Tree, x: torch.Tensor, leaf_only: bool, base=None, blocked=None
 ) -> torch.Tensor:
     """z of a layer: [row, query, heads x head_dim], queries = all nodes, or the decision steps if ``leaf_only``.
 
     ``x`` [row, node, d_model] is the residual stream entering the layer; with ``base`` [node, d_model], the target's,
-    x holds the decision steps alone, [row, prompt, d_model]. ``hidden``, for decision steps only, says for each prompt
-    at which of its positions each row's decision step may not look: [row, position], True = hidden."""
+    x holds the decision steps alone, [row, prompt, d_model]. ``blocked``, for decision steps only, says for each prompt
+    at which of its positions each row's decision step may not look: [row, position], True = blocked."""
     block, attn = parts.decoder.layers[layer], parts.decoder.layers[layer].self_attn
-    rope = _rope(parts, layer, tree, x)
-    at_leaf = tuple(r[tree.leaf] for r in rope)
     q_norm, k_norm = getattr(attn, "q_norm", None), getattr(attn, "k_norm", None)
+    cos, sin = _rope(parts, layer, tree, x)
+    at_nodes, at_leaf = (cos, sin), (cos[tree.leaf], sin[tree.leaf])
     normed = block.input_layernorm(x)
-    asking = normed[:, tree.leaf] if leaf_only and base is None else normed
-    q = _heads(attn.q_proj(asking), q_norm, at_leaf if leaf_only else rope, parts.head_dim)
-    k = _heads(attn.k_proj(normed), k_norm, rope if base is None else at_leaf, parts.head_dim)
+    asking = normed[:, tree.leaf] if leaf_only and base is None else normed  # [row, query, d_model]
+    q = _heads(attn.q_proj(asking), q_norm, at_leaf if leaf_only else at_nodes, parts.head_dim)
+    k = _heads(attn.k_proj(normed), k_norm, at_nodes if base is None else at_leaf, parts.head_dim)
     v = _heads(attn.v_proj(normed), None, None, parts.head_dim)
     if base is not None:
-        shared = block.input_layernorm(base[None])
-        all_k = _heads(attn.k_proj(shared), k_norm, rope, parts.head_dim)
-        all_v = _heads(attn.v_proj(shared), None, None, parts.head_dim)
-        k = torch.index_copy(all_k.expand(len(x), -1, -1, -1), 2, tree.leaf, k)
-        v = torch.index_copy(all_v.expand(len(x), -1, -1, -1), 2, tree.leaf, v)
+        # keys and values of all nodes are the target's; each row brings those of its own decision steps
+        shared = block.input_layernorm(base[None])  # [1, node, d_model]
+        base_k = _heads(attn.k_proj(shared), k_norm, at_nodes, parts.head_dim)
+        base_v = _heads(attn.v_proj(shared), None, None, parts.head_dim)
+        k = torch.index_copy(base_k.expand(len(x), -1, -1, -1), 2, tree.leaf, k)  # [row, kv_head, node, head_dim]
+        v = torch.index_copy(base_v.expand(len(x), -1, -1, -1), 2, tree.leaf, v)
     cap = getattr(attn, "attn_logit_softcapping", None)
-    q = (q * (attn.scaling / cap if cap else attn.scaling)).unflatten(1, (parts.kv_heads, -1))
+    q = q * (attn.scaling / cap if cap else attn.scaling)
+    q = q.unflatten(1, (parts.kv_heads, -1))  # [row, kv_head, group, query, head_dim]
     config = parts.decoder.config
     window = getattr(attn if getattr(config, "layer_types", None) else config, "sliding_window", None)
-    return _mix(tree, q, k, v, tree.leaves if leaf_only else tree.segments, cap, window, hidden)
+    plan = tree.leaves if leaf_only else tree.segments
+    masks = [tree.mask(stop - start, len(path), window) for start, stop, path in plan]
+    return _mix(plan, masks, (q, k, v), cap, blocked)
 
 
-def _mix(tree: Tree, q, k, v, plan, cap: float | None, window: int | None, hidden=None) -> torch.Tensor:
+def _mix(plan, masks, qkv: tuple[torch.Tensor, ...], cap: float | None, blocked=None) -> torch.Tensor:
     """Attention along paths. q [row, kv_head, group, query, head_dim] (scaled, divided by the cap); k, v
     [row, kv_head, node, head_dim] -> [row, query, heads x head_dim]."""
+    q, k, v = qkv
     rows, kv, group, queries, width = q.shape
     z = q.new_empty(rows, queries, kv, group, width)
     for i, (start, stop, path) in enumerate(plan):
         count = stop - start
         asked = q[..., start:stop, :].reshape(rows, kv, group * count, width)
-        scores = asked @ k.index_select(2, path).transpose(-1, -2)
+        scores = asked @ k.index_select(2, path).transpose(-1, -2)  # [row, kv_head, group x query, key]
         if cap:
             scores = _tanh(scores).mul_(cap)
-        mask = tree.mask(count, len(path), window)
-        if mask is not None:
-            scores.view(rows, kv, group, count, -1).add_(mask)
-        if hidden is not None:
-            scores.masked_fill_(hidden[i][:, None, None], -torch.inf)
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
-        mixed = (weights @ v.index_select(2, path)).view(rows, kv, group, count, width)
-        z[:, start:stop] = mixed.permute(0, 3, 1, 2, 4)
+        if masks[i] is not None:
+            scores.view(rows, kv, group, count, -1).add_(masks[i])
+        if blocked is not None:
+            scores.masked_fill_(blocked[i][:, None, None], -torch.inf)
+        pattern = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
+        mixed = pattern @ v.index_select(2, path)  # [row, kv_head, group x query, head_dim]
+        z[:, start:stop] = mixed.view(rows, kv, group, count, width).permute(0, 3, 1, 2, 4)
     return z.flatten(2)
 
 
@@ -187,73 +195,114 @@ class Patch:
     value: torch.Tensor
 
 
+class Rows:
+    """Patched copies of a tree's prompts, and what is the same for all layers that they pass through.
+
+    ``base`` is the target's recording of this tree: ``resid`` [layer + 1, node, d_model] and ``z``. ``patches`` holds
+    the patches of each row; ``blocked`` {layer: see `attend`} knocks out attention of the decision steps, and needs
+    ``decision_only``."""
+
+    def __init__(self, tree: Tree, base: dict, patches: Sequence[Sequence[Patch]], decision_only=False, blocked=None):
+        self.tree, self.base, self.decision_only, self.blocked = tree, base, decision_only, blocked or {}
+        self.count = len(patches)
+        self.at: dict[tuple[str, int], list[tuple[int, Patch]]] = {}  # {(site, layer): (row, its patch)}
+        for row, of_row in enumerate(patches):
+            for patch in of_row:
+                self.at.setdefault((patch.site, patch.layer), []).append((row, patch))
+
+    def enter(self, layer: int) -> torch.Tensor:
+        """The target's stream entering ``layer``, patched: [row, node, d_model], or [row, prompt, d_model]."""
+        stream = self.base["resid"][layer]  # [node, d_model]
+        if self.decision_only:
+            stream = stream[self.tree.leaf]  # [prompt, d_model]
+        x = stream.expand(self.count, -1, -1)
+        return apply_patches(x, self.at.get(("resid_post", layer - 1)), self.leaf(self.decision_only))
+
+    def leaf(self, leaf_only: bool):
+        """Index of the nodes that are computed: the decision steps, or all."""
+        return self.tree.leaf if leaf_only else slice(None)
+
+    def untouched(self, layer: int, start: int) -> bool:
+        """Whether what enters ``layer``, the first of the pass, is still the target in every row."""
+        return layer == start and ("resid_post", layer - 1) not in self.at and layer not in self.blocked
+
+
 @torch.no_grad()
-def run(
+def forward(
     parts: Anatomy,
     tree: Tree,
     base: dict[str, torch.Tensor],
     rows: Sequence[Sequence[Patch]],
     start: int,
     decision_only: bool = False,
-    keep: dict | None = None,
-    hidden: Mapping[int, Sequence[torch.Tensor]] | None = None,
+    blocked: Mapping[int, Sequence[torch.Tensor]] | None = None,
 ) -> torch.Tensor:
     """Final residual stream of each row's prompts at their decision steps: [row, prompt, d_model].
 
-    ``base`` is the target's recording of this tree: ``resid`` [layer + 1, node, d_model] and ``z``. No row may have a
-    patch before layer ``start`` (``resid_post`` of the layer before it is allowed). ``keep`` receives what the rows
-    computed in layer ``start``, by site. ``hidden`` {layer: see `attend`} knocks out attention of the decision steps,
-    and needs ``decision_only``."""
-    hidden = hidden or {}
-    where: dict[tuple[str, int], list[tuple[int, Patch]]] = {}
-    for r, patches in enumerate(rows):
-        for patch in patches:
-            where.setdefault((patch.site, patch.layer), []).append((r, patch))
-    leaf_only = decision_only
-    x = base["resid"][start][tree.leaf if decision_only else slice(None)].expand(len(rows), -1, -1)
-
-    def write(into: torch.Tensor, site: str, layer: int) -> torch.Tensor:
-        """``into`` with the rows' patches for this site; a copy, since it may be (or share) the recording itself."""
-        found = where.get((site, layer), [])
-        into = into.clone() if found else into
-        for r, patch in found:
-            width = patch.value.shape[-1]
-            value = patch.value[tree.leaf] if leaf_only else patch.value
-            if site == "head_out":
-                into[r] += value
-            else:
-                a = patch.head * width if site == "z" else 0
-                into[r, :, a : a + width] = value
-        return into
-
-    def without(z: torch.Tensor, layer: int) -> torch.Tensor:
-        """``z`` with the slices of heads whose output is patched set to 0: the target's share goes."""
-        found = where.get(("head_out", layer), [])
-        z = z.clone() if found else z
-        for r, patch in found:
-            z[r, :, patch.head * parts.head_dim : (patch.head + 1) * parts.head_dim] = 0
-        return z
-
+    The arguments are those of `Rows`. No row may have a patch before layer ``start`` (``resid_post`` of the layer
+    before it is allowed)."""
+    batch = Rows(tree, base, rows, decision_only, blocked)
+    x = batch.enter(start)
     for layer in range(start, parts.depth):
-        block = parts.decoder.layers[layer]
-        x = write(x, "resid_post", layer - 1)
-        ends = layer == parts.depth - 1
-        same = layer == start and ("resid_post", layer - 1) not in where and layer not in hidden
-        if same:  # still the target: its z is known
-            z = base["z"][layer][tree.leaf if leaf_only or ends else slice(None)].flatten(-2)
-            z = z.expand(len(rows), -1, -1).contiguous()
+        known_z = base["z"][layer] if batch.untouched(layer, start) else None
+        x = patched_layer(parts, layer, batch, x, known_z)["resid_post"]
+    narrow = decision_only or start < parts.depth  # the last layer leaves only the decision steps
+    return x if narrow else x[:, tree.leaf]
+
+
+def patched_layer(
+    parts: Anatomy, layer: int, batch: Rows, x: torch.Tensor, known_z: torch.Tensor | None = None
+) -> dict[str, torch.Tensor]:
+    """What each row computes in a layer, patched: {site: [row, node, width]} for ``z``, ``attn_out``, ``mlp_out`` and
+    ``resid_post``. ``x`` is the stream entering it. With ``known_z`` [node, head, head_dim] attention is not computed.
+
+    In the last layer, and when only decisions are patched, nodes are the decision steps: [row, prompt, width]."""
+    block, last = parts.decoder.layers[layer], layer == parts.depth - 1
+    leaf_only = batch.decision_only or last
+    nodes = batch.leaf(leaf_only)
+    if known_z is not None:
+        z = known_z[nodes].flatten(-2)  # [node, heads x head_dim]
+        z = z.expand(batch.count, -1, -1).contiguous()  # [row, node, heads x head_dim]
+    else:
+        beneath = batch.base["resid"][layer] if batch.decision_only else None
+        z = attend(parts, layer, batch.tree, x, leaf_only, beneath, batch.blocked.get(layer))
+    if last and not batch.decision_only:
+        x = x[:, batch.tree.leaf]  # [row, prompt, d_model]
+    z = apply_patches(z, batch.at.get(("z", layer)), nodes)
+    head_outputs = batch.at.get(("head_out", layer))
+    z = _silence(z, head_outputs, parts.head_dim)  # the source's share replaces the target's
+    out = apply_patches(block.self_attn.o_proj(z), head_outputs, nodes)  # [row, node, d_model]
+    out = apply_patches(out, batch.at.get(("attn_out", layer)), nodes)
+    x = x + parts.after_attention(layer, out)
+    mlp = apply_patches(block.mlp(parts.before_mlp(layer, x)), batch.at.get(("mlp_out", layer)), nodes)
+    x = x + parts.after_mlp(layer, mlp)
+    x = apply_patches(x, batch.at.get(("resid_post", layer)), nodes)
+    return {"z": z, "attn_out": out, "mlp_out": mlp, "resid_post": x}
+
+
+def apply_patches(into: torch.Tensor, here: list[tuple[int, Patch]] | None, nodes) -> torch.Tensor:
+    """``into`` [row, node, width] with the patches (row, patch) of one site; a copy, since it may be (or share) the
+    recording itself. ``nodes`` indexes the nodes that ``into`` holds."""
+    if not here:
+        return into
+    into = into.clone()
+    for row, patch in here:
+        value = patch.value[nodes]  # [node, width]
+        width = value.shape[-1]
+        if patch.site == "head_out":
+            into[row] += value
+        elif patch.site == "z":
+            into[row, :, patch.head * width : (patch.head + 1) * width] = value
         else:
-            beneath = base["resid"][layer] if decision_only else None
-            z = attend(parts, layer, tree, x, leaf_only or ends, beneath, hidden.get(layer))
-        if ends and not leaf_only:
-            x, leaf_only = x[:, tree.leaf], True
-        z = without(write(z, "z", layer), layer)
-        out = write(write(block.self_attn.o_proj(z), "head_out", layer), "attn_out", layer)
-        x = x + (block.post_attention_layernorm(out) if parts.sandwich else out)
-        before = block.pre_feedforward_layernorm if parts.sandwich else block.post_attention_layernorm
-        mlp = write(block.mlp(before(x)), "mlp_out", layer)
-        x = x + (block.post_feedforward_layernorm(mlp) if parts.sandwich else mlp)
-        if keep is not None and layer == start:
-            keep.update(z=z, attn_out=out, mlp_out=mlp, resid_post=x)
-    x = write(x, "resid_post", parts.depth - 1)
-    return x if leaf_only else x[:, tree.leaf]
+            into[row] = value
+    return into
+
+
+def _silence(z: torch.Tensor, here: list[tuple[int, Patch]] | None, head_dim: int) -> torch.Tensor:
+    """``z`` [row, node, heads x head_dim] with the slices of the heads of these patches set to 0."""
+    if not here:
+        return z
+    z = z.clone()
+    for row, patch in here:
+        z[row, :, patch.head * head_dim : (patch.head + 1) * head_dim] = 0
+    return z

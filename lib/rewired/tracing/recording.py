@@ -1,4 +1,4 @@
-"""One model's activations on a set of prompts, and the components whose activations can be exchanged."""
+"""One model's activations on a set of prompts, and what it takes to write one model's into another."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ import torch
 
 from rewired.errors import RewiredError, choice
 from rewired.prompts import Labels, Prompt
-from rewired.tracing.capture import BATCH_SIZE, Anatomy, Encoded, anatomy, capture, encode, read_out
-from rewired.tracing.packed import Patch, Tree, plant, run
+from rewired.tracing.anatomy import Anatomy, anatomy
+from rewired.tracing.capture import BATCH_SIZE, Encoded, capture, encode, label_logits, read_out
+from rewired.tracing.packed import Patch, Tree, forward, plant
 
 KINDS = ("head", "mlp", "attn", "resid")
 POSITIONS = ("all", "decision")
@@ -46,20 +47,26 @@ def components(model, kinds: Sequence[str] = ("head", "mlp")) -> list[Component]
     for kind in kinds:
         if kind not in KINDS:
             raise choice("kind of component", kind, KINDS)
-    heads = {kind: range(parts.heads) if kind == "head" else [-1] for kind in kinds}
-    return [Component(layer, kind, h) for layer in range(parts.depth) for kind in kinds for h in heads[kind]]
+    result = []
+    for layer in range(parts.depth):
+        for kind in kinds:
+            if kind == "head":
+                result += [Component(layer, kind, head) for head in range(parts.heads)]
+            else:
+                result.append(Component(layer, kind))
+    return result
 
 
 def named(model, names: Iterable[str | Component]) -> list[Component]:
     """The components of these names. Raises RewiredError for a name that the model does not have."""
-    known = {c.name: c for c in components(model, KINDS)}
-    found = []
+    known = {component.name: component for component in components(model, KINDS)}
+    result = []
     for name in names:
         name = name.name if isinstance(name, Component) else name
         if name not in known:
             raise choice("component", name, known)
-        found.append(known[name])
-    return found
+        result.append(known[name])
+    return result
 
 
 # --- recordings ------------------------------------------------------------------------------------------------------
@@ -78,23 +85,33 @@ class Recording:
     mlp_out: torch.Tensor  # [layer, node, d_model]
     w_o: torch.Tensor  # [layer, head, head_dim, d_model], adapter included: a head's output is z W_O
     delta: np.ndarray  # [prompt]
+    logit: np.ndarray  # [prompt]: size of the larger of the two labels' logits, before the soft-cap
 
     def at(self, nodes) -> dict[str, torch.Tensor]:
-        """The activations of some nodes."""
-        found = {site: getattr(self, site)[:, nodes] for site in ("resid", "z", "attn_out", "mlp_out")}
-        return {**found, "w_o": self.w_o}
+        """The activations of some nodes, by site, and ``w_o``."""
+        sites = ("resid", "z", "attn_out", "mlp_out")
+        return {site: getattr(self, site)[:, nodes] for site in sites} | {"w_o": self.w_o}
 
     def path(self, prompt: int) -> torch.Tensor:
         """The nodes of one prompt, first token to decision step."""
-        tree = next(tree for tree in self.trees if prompt in tree.prompts)
-        return tree.first + tree.paths[tree.prompts.index(prompt)]
+        for tree in self.trees:
+            if prompt in tree.prompts:
+                return tree.first + tree.paths[tree.prompts.index(prompt)]
+        raise IndexError(prompt)
+
+    def tolerance(self, parts: Anatomy) -> np.ndarray:
+        """How far another way to compute a prompt's delta may lie from the recorded one, in logits: [prompt]."""
+        return parts.exact * np.maximum(self.logit, 5)  # a small logit is a sum of larger terms all the same
 
     def select(self, prompts: Sequence[int]) -> "Recording":
         """The recording of some of the prompts."""
         encoded, device = self.encoded.pick(prompts), self.z.device
         trees, order, owned = plant(encoded.rows, TREE_NODES[device.type], device)
-        nodes = torch.cat([self.path(prompts[i])[at] for i, at in zip(order, owned, strict=True)])
-        return Recording(encoded, trees, **self.at(nodes), delta=self.delta[list(prompts)])
+        nodes = [self.path(prompts[i])[positions] for i, positions in zip(order, owned, strict=True)]
+        chosen = list(prompts)
+        return Recording(
+            encoded, trees, **self.at(torch.cat(nodes)), delta=self.delta[chosen], logit=self.logit[chosen]
+        )
 
 
 @torch.no_grad()
@@ -109,50 +126,116 @@ def record(
     parts, encoded = anatomy(model), encode(tokenizer, prompts, labels)
     trees, order, owned = plant(encoded.rows, TREE_NODES[parts.device.type], parts.device)
     rows = [encoded.rows[i] for i in order]
-    found = capture(model, rows, ("resid_pre", "z", "attn_out", "mlp_out", "resid_final"), None, owned, batch_size)
-    eye = torch.eye(parts.heads * parts.head_dim, device=parts.device, dtype=parts.unembedding.dtype)
-    w_o = [block.self_attn.o_proj(eye) - block.self_attn.o_proj(0 * eye) for block in parts.decoder.layers]
-    resid = torch.cat([found["resid_pre"], found["resid_final"]])
+    # the nodes, in their order, are the positions that each row is the first to need
+    recorded = capture(model, rows, ("resid_pre", "z", "attn_out", "mlp_out", "resid_final"), None, owned, batch_size)
     recording = Recording(
-        encoded, trees, resid, found["z"], found["attn_out"], found["mlp_out"],
-        torch.stack(w_o).unflatten(1, (parts.heads, -1)), np.empty(0),
-    )  # fmt: skip
-    last = torch.stack([resid[-1, recording.path(i)[-1]] for i in range(len(prompts))])
-    recording.delta = read_out(parts, last, encoded)[0].cpu().numpy()
+        encoded,
+        trees,
+        resid=torch.cat([recorded["resid_pre"], recorded["resid_final"]]),
+        z=recorded["z"],
+        attn_out=recorded["attn_out"],
+        mlp_out=recorded["mlp_out"],
+        w_o=output_matrices(parts),
+        delta=np.empty(0),
+        logit=np.empty(0),
+    )
+    final = torch.stack([recording.resid[-1, recording.path(i)[-1]] for i in range(len(prompts))])  # [prompt, d_model]
+    recording.delta = read_out(parts, final, encoded)[0].cpu().numpy()
+    logits = torch.stack(label_logits(parts, final, encoded))  # [label, prompt]
+    recording.logit = logits.abs().amax(0).cpu().numpy()
     return recording
 
 
-def check(source: Recording, target: Recording, positions: str, mode: str) -> None:
-    for kind, value, known in (("positions", positions, POSITIONS), ("mode", mode, MODES)):
-        if value not in known:
-            raise choice(kind, value, known)
-    same = source.encoded == target.encoded and source.z.shape == target.z.shape
-    if not same:
-        raise RewiredError(
-            "The source and the target of a patch were not recorded on the same prompts and labels with models of the "
-            "same shape, so their positions do not match. Record both with the same prompts and tokenizer."
-        )
+def output_matrices(parts: Anatomy) -> torch.Tensor:
+    """W_O of every head, adapter included: [layer, head, head_dim, d_model]."""
+    width = parts.heads * parts.head_dim
+    eye = torch.eye(width, device=parts.device, dtype=parts.unembedding.dtype)
+    matrices = []
+    for block in parts.decoder.layers:
+        o_proj = block.self_attn.o_proj
+        matrices.append(o_proj(eye) - o_proj(0 * eye))  # [heads x head_dim, d_model], without a bias
+    return torch.stack(matrices).unflatten(1, (parts.heads, parts.head_dim))
 
 
-def patch_of(component: Component, values: dict[str, torch.Tensor], mode: str) -> Patch:
-    """The patch that gives a component its activation in ``values``."""
-    layer, head = component.layer, component.head
-    if component.kind == "head":
-        z = values["z"][layer][:, head]
-        if mode == "input":
-            return Patch("z", layer, head, z)
-        return Patch("head_out", layer, head, z @ values["w_o"][layer, head])
-    if component.kind == "resid":
-        return Patch("resid_post", layer, -1, values["resid"][layer + 1])
-    site = f"{component.kind}_out"
-    return Patch(site, layer, -1, values[site][layer])
+# --- one recording into another --------------------------------------------------------------------------------------
 
 
-def patched_deltas(parts: Anatomy, tree: Tree, target: Recording, rows, start: int, positions: str) -> np.ndarray:
-    """delta of patched rows, [row, prompt of the tree], in batches that fit the budget."""
-    size = max(1, BUDGET[parts.device.type] // len(tree.leaf if positions == "decision" else tree.depth_of))
-    base, encoded, found = target.at(tree.nodes), target.encoded.pick(tree.prompts), []
-    for a in range(0, len(rows), size):
-        hidden = run(parts, tree, base, rows[a : a + size], start, positions == "decision")
-        found.append(read_out(parts, hidden, encoded)[0].cpu().numpy())
-    return np.concatenate(found) if found else np.empty((0, len(tree.prompts)))
+@dataclass(frozen=True)
+class Sweep:
+    """Patches from one recording into another: what every kind of patching shares.
+
+    ``parts`` is the model that is switched on (or its anatomy), whose recording ``target`` is. ``positions``: patch
+    ``"all"`` positions, or only the ``"decision"`` step. ``mode``: a head's ``"input"`` to o_proj is patched, read by
+    the target's W_O, or its ``"output"``, made by the source's W_O. Raises RewiredError for another word, and when the
+    two were not recorded on the same prompts."""
+
+    parts: Anatomy
+    source: Recording
+    target: Recording
+    positions: str = "all"
+    mode: str = "input"
+
+    def __post_init__(self):
+        object.__setattr__(self, "parts", anatomy(self.parts))
+        for name, known in (("positions", POSITIONS), ("mode", MODES)):
+            if getattr(self, name) not in known:
+                raise choice(name, getattr(self, name), known)
+        if self.source.encoded != self.target.encoded or self.source.z.shape != self.target.z.shape:
+            raise RewiredError(
+                "The source and the target of a patch were not recorded on the same prompts and labels with models of "
+                "the same shape, so their positions do not match. Record both with the same prompts and tokenizer."
+            )
+
+    @property
+    def decision_only(self) -> bool:
+        return self.positions == "decision"
+
+    @property
+    def tolerance(self) -> np.ndarray:
+        """How far two ways to compute a prompt's delta may lie apart, in logits: [prompt]."""
+        return np.maximum(self.source.tolerance(self.parts), self.target.tolerance(self.parts))
+
+    def select(self, prompts: Sequence[int]) -> "Sweep":
+        """The same for some of the prompts."""
+        source, target = self.source.select(prompts), self.target.select(prompts)
+        return Sweep(self.parts, source, target, self.positions, self.mode)
+
+    def patch(self, component: Component, values: dict[str, torch.Tensor], mode: str | None = None) -> Patch:
+        """The patch that gives a component its activation in ``values``, which a recording holds at some nodes."""
+        layer, head = component.layer, component.head
+        if component.kind == "head":
+            z = values["z"][layer][:, head]  # [node, head_dim]
+            if (mode or self.mode) == "input":
+                return Patch("z", layer, head, z)
+            return Patch("head_out", layer, head, z @ values["w_o"][layer, head])  # [node, d_model]
+        if component.kind == "resid":
+            return Patch("resid_post", layer, -1, values["resid"][layer + 1])
+        site = f"{component.kind}_out"
+        return Patch(site, layer, -1, values[site][layer])
+
+    def deltas(self, tree: Tree, rows: Sequence[Sequence[Patch]], start: int) -> np.ndarray:
+        """delta of patched rows, [row, prompt of the tree], in batches that fit the budget. No row has a patch before
+        layer ``start``."""
+        parts, encoded = self.parts, self.target.encoded.pick(tree.prompts)
+        base = self.target.at(tree.nodes)
+        nodes = len(tree.leaf) if self.decision_only else len(tree.depth_of)
+        size = max(1, BUDGET[parts.device.type] // nodes)
+        result = np.empty((len(rows), len(tree.prompts)))
+        for a in range(0, len(rows), size):
+            final = forward(parts, tree, base, rows[a : a + size], start, self.decision_only)  # [row, prompt, d_model]
+            result[a : a + size] = read_out(parts, final, encoded)[0].cpu().numpy()
+        return result
+
+    def together(self, sets: Sequence[Sequence[Component]]) -> np.ndarray:
+        """delta with each set of components patched at once: [set, prompt]."""
+        starts = [min((c.start for c in members), default=self.parts.depth) for members in sets]
+        result = np.full((len(sets), len(self.target.delta)), np.nan)
+        for start in sorted(set(starts)):
+            indices = [k for k in range(len(sets)) if starts[k] == start]
+            for tree in self.target.trees:
+                values = self.source.at(tree.nodes)
+                rows = []
+                for k in indices:
+                    rows.append([self.patch(component, values) for component in sets[k]])
+                result[np.ix_(indices, tree.prompts)] = self.deltas(tree, rows, start)
+        return result

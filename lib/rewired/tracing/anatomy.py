@@ -1,0 +1,178 @@
+"""What a decoder is made of: the modules that tracing reads and edits, and where its named sites are.
+
+The *residual stream* is the running sum that every layer reads and adds to. The named sites of a layer, in the order
+in which they are computed:
+
+``resid_pre``    the residual stream that enters the layer
+``z``            what the heads have gathered: the input of ``o_proj``, one slice of ``head_dim`` numbers per head
+``attn_out``     the attention layer's output, ``o_proj(z)``
+``attn_add``     what attention adds to the residual stream: ``attn_out`` after Gemma's post-attention norm
+``mlp_out``      the MLP's output
+``mlp_add``      what the MLP adds to the residual stream: ``mlp_out`` after Gemma's post-feedforward norm
+
+and, once, ``resid_final``: the residual stream after the last layer, before the final norm. Decoders without
+post-sublayer norms (Llama, Qwen) add what they compute: there ``attn_add`` is ``attn_out``, ``mlp_add`` is ``mlp_out``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from nnsight import NNsight
+
+from rewired.errors import RewiredError
+from rewired.models import network
+
+SITES = ("resid_pre", "z", "attn_out", "attn_add", "mlp_out", "mlp_add", "resid_final")
+
+# the modules of each part: those it must have, those it may have
+EXPECTED = {
+    "decoder": ({"embed_tokens", "layers", "norm", "rotary_emb"}, set()),
+    "layer": (
+        {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
+        {"pre_feedforward_layernorm", "post_feedforward_layernorm"},
+    ),
+    "self_attn": ({"q_proj", "k_proj", "v_proj", "o_proj"}, {"q_norm", "k_norm"}),
+    "mlp": ({"gate_proj", "up_proj", "down_proj"}, set()),
+}
+# factors that some decoders (Granite, Cohere) put on what they add or read out; none is known here
+MULTIPLIERS = ("residual_multiplier", "attention_multiplier", "logits_scaling", "logit_scale")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of a causal language model that this package reads and edits."""
+
+    decoder: torch.nn.Module  # embedding, layers, final norm
+    unembedding: torch.Tensor  # [vocabulary, d_model]
+    heads: int
+    kv_heads: int
+    head_dim: int
+    sandwich: bool  # Gemma: a norm after attention and after the MLP as well
+    cap: float | None  # of the final logits
+
+    @cached_property
+    def view(self) -> NNsight:
+        """nnsight's view of the decoder: made once, since it walks every module."""
+        return NNsight(self.decoder)
+
+    @property
+    def depth(self) -> int:
+        """Number of layers."""
+        return len(self.decoder.layers)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unembedding.device
+
+    @property
+    def exact(self) -> float:
+        """How far two ways to compute one delta may lie apart, relative to the size of the logits."""
+        return 1e-6 if self.unembedding.dtype in (torch.float32, torch.float64) else 1e-2
+
+    def after_attention(self, layer: int, out: torch.Tensor) -> torch.Tensor:
+        """What the attention output ``out`` adds to the residual stream."""
+        return self.decoder.layers[layer].post_attention_layernorm(out) if self.sandwich else out
+
+    def before_mlp(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
+        """What the MLP reads of the residual stream."""
+        block = self.decoder.layers[layer]
+        # without post-sublayer norms, "post_attention" names the norm in front of the MLP
+        norm = block.pre_feedforward_layernorm if self.sandwich else block.post_attention_layernorm
+        return norm(stream)
+
+    def after_mlp(self, layer: int, out: torch.Tensor) -> torch.Tensor:
+        """What the MLP's output ``out`` adds to the residual stream."""
+        return self.decoder.layers[layer].post_feedforward_layernorm(out) if self.sandwich else out
+
+
+def anatomy(model) -> Anatomy:
+    """The parts of ``model`` (or of the model in a PEFT wrapper). Raises RewiredError unless it is a decoder of the
+    usual pattern: norm, attention, norm, MLP, each added to the residual stream (Gemma-2 and -3, Llama, Qwen)."""
+    if isinstance(model, Anatomy):
+        return model
+    model = network(model)
+    reason = unknown_because(model)
+    if reason:
+        raise RewiredError(
+            f"The inside of {type(model).__name__} cannot be traced: {reason}. `rewired.tracing` knows decoders made "
+            "of norm, attention, norm and MLP, each added to the residual stream: Gemma-2, Gemma-3 (text), Llama, Qwen."
+        )
+    decoder = model.get_decoder()
+    return Anatomy(
+        decoder=decoder,
+        unembedding=model.get_output_embeddings().weight,
+        heads=decoder.config.num_attention_heads,
+        kv_heads=decoder.config.num_key_value_heads,
+        head_dim=decoder.layers[0].self_attn.head_dim,
+        sandwich=hasattr(decoder.layers[0], "pre_feedforward_layernorm"),
+        cap=getattr(decoder.config, "final_logit_softcapping", None),
+    )
+
+
+def unknown_because(model) -> str | None:
+    """Why this model cannot be traced, in words; None if it can."""
+    try:
+        decoder, head = model.get_decoder(), model.get_output_embeddings()
+        layers = list(decoder.layers)
+    except (AttributeError, TypeError):
+        return "it has no decoder with a list of layers"
+    modules = [("decoder", decoder)]
+    for layer in layers:
+        modules.append(("layer", layer))
+        for kind in ("self_attn", "mlp"):
+            if hasattr(layer, kind):
+                modules.append((kind, getattr(layer, kind)))
+    for kind, module in modules:
+        reason = _unexpected(kind, module)
+        if reason:
+            return reason
+    for name in MULTIPLIERS:
+        if getattr(decoder.config, name, 1.0) not in (None, 1.0):
+            return f"its config sets {name}"
+    return "its unembedding has a bias" if head.bias is not None else None
+
+
+def _unexpected(kind: str, module) -> str | None:
+    """What a module lacks, or has besides what is expected of its kind."""
+    required, optional = EXPECTED[kind]
+    children = dict(module.named_children())
+    lacking = required - set(children)
+    # a child without parameters (an activation function, a rotary table) is of no consequence
+    extra = {name for name in set(children) - required - optional if next(children[name].parameters(), None) is not None}
+    complaints = []
+    if lacking:
+        complaints.append(f"lacks {', '.join(sorted(lacking))}")
+    if extra:
+        complaints.append(f"has {', '.join(sorted(extra))} besides")
+    return f"its {type(module).__name__} {' and '.join(complaints)}" if complaints else None
+
+
+def locate(decoder, sandwich: bool, site: str, layer: int):
+    """(module, ``"input"`` or ``"output"``) of a site, in a decoder or in nnsight's view of one."""
+    if site == "resid_final":
+        return decoder.norm, "input"
+    block = decoder.layers[layer]
+    if site == "attn_add" and sandwich:
+        return block.post_attention_layernorm, "output"
+    if site == "mlp_add" and sandwich:
+        return block.post_feedforward_layernorm, "output"
+    places = {
+        "resid_pre": (block, "input"),
+        "z": (block.self_attn.o_proj, "input"),
+        "attn_out": (block.self_attn.o_proj, "output"),
+        "attn_add": (block.self_attn.o_proj, "output"),
+        "mlp_out": (block.mlp, "output"),
+        "mlp_add": (block.mlp, "output"),
+    }
+    return places[site]
+
+
+def chosen_layers(parts: Anatomy, layers: Sequence[int] | None) -> list[int]:
+    """``layers``, or all of them. Raises RewiredError for a layer that the model does not have."""
+    layers = list(range(parts.depth)) if layers is None else list(layers)
+    for layer in layers:
+        if layer not in range(parts.depth):
+            raise RewiredError(f"There is no layer {layer!r}: the model's layers are 0 to {parts.depth - 1}.")
+    return layers
