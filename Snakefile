@@ -1,10 +1,11 @@
 """The order of work, and the only place that knows it: twelve training runs, four pairs of models patched, one executed
-notebook a chapter, the site.
+notebook a chapter, the site. Which chapters there are, and what each needs, tools/registry.py reads from the notebooks.
 
-A job runs again when its inputs change or when one of its two parameters does: `code`, a hash over the rewired modules
-that its notebook imports, and `profile`, the values of the profile keys that this code reads (tools/stale.py). Notebooks
-and the base count by content, not by date, hence `ancient`. `make book` calls this file; so does
-`snakemake --cores 2 --config profile=ci`.
+A job runs again when its inputs change or when one of its two parameters does: `code`, a hash over the modules of lib/
+that its notebook imports, and `profile`, the values of the profile keys that this code reads (tools/stale.py). The
+notebooks of runs and the base count by content, not by date, hence `ancient`. `make book` calls this file; so does
+`snakemake --cores 2 --config profile=ci`. With `parts`, only the chapters of these folders of notebooks/ are built, and
+what they read.
 """
 
 import json
@@ -15,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(workflow.basedir)
 sys.path[:0] = [str(ROOT / "lib"), str(ROOT / "tools")]
+import registry
 import stale
 from rewired import profiles
 
@@ -32,44 +34,19 @@ RUN = (
     '-p "profile=$REWIRED_PROFILE" -p "overrides=$REWIRED_OVERRIDES"'
 )
 
-# What each chapter needs from the runs, whose tables it reads and which ones it leaves in results/<profile>/tables.
-CHAPTERS = {
-    "01_pocket": {"runs": False, "tables": ["01_pocket"]},
-    "02_training": {"runs": True, "tables": ["02_training", "02_training_departures", "02_training_checkpoints"]},
-    "03_prompts": {"runs": True, "tables": ["03_prompts"]},
-    "04_decisions": {"runs": True, "tables": ["04_decisions", "04_decisions_agreement", "04_decisions_distances",
-                                              "04_decisions_tests"]},
-    "05_behaviour": {"runs": True, "tables": ["05_behaviour", "05_behaviour_tournament", "05_behaviour_regret",
-                                              "05_behaviour_summary", "05_behaviour_reading", "05_behaviour_reciprocity"]},
-    "06_logit_lens": {"runs": True, "tables": ["06_logit_lens", "06_logit_lens_stabilization",
-                                               "06_logit_lens_distances"]},
-    "07_attribution": {"runs": True, "tables": ["07_attribution", "07_attribution_closure", "07_attribution_change",
-                                                "07_attribution_distances"]},
-    "08_patching": {"runs": True, "pairs": True,
-                    "tables": ["08_patching", "08_patching_layers", "08_patching_directions", "08_patching_morals"]},
-    "09_attention": {"runs": True,
-                     "tables": ["09_attention", "09_attention_prompts", "09_attention_tests", "09_attention_heads",
-                                "09_attention_knockout", "09_attention_reach", "09_attention_use"]},
-    "10_interactions": {"runs": True, "tables": ["10_interactions", "10_interactions_hubs", "10_interactions_shares",
-                                                 "10_interactions_runs", "10_interactions_asymmetry",
-                                                 "10_interactions_causal", "10_interactions_recipe"]},
-    "11_weights": {"runs": True, "pairs": True,
-                   "tables": ["11_weights", "11_weights_components", "11_weights_modules", "11_weights_likeness",
-                              "11_weights_effects", "11_weights_prediction"]},
-    "13_synthesis": {"runs": True, "reads": ["06_logit_lens", "08_patching"],
-                     "tables": ["13_synthesis", "13_synthesis_runs", "13_synthesis_study"]},
-    "14_traps": {"runs": True, "pairs": True, "tables": ["14_traps", "14_traps_merge", "14_traps_alarms"],
-                 "reads": ["04_decisions", "07_attribution", "08_patching", "09_attention", "10_interactions",
-                           "11_weights"]},
-    "15_verdicts": {"runs": False, "pairs": True, "files": ["book/claims.yaml"], "tables": ["15_verdicts"],
-                    "reads": ["04_decisions", "05_behaviour", "06_logit_lens", "07_attribution", "08_patching",
-                              "09_attention", "10_interactions", "11_weights"]},
-}  # fmt: skip
+# What each chapter needs, reads and writes stands in the metadata of its notebook.
+CHAPTERS = registry.chapters(ROOT)
+BUILT = registry.chosen(CHAPTERS, config.get("parts", []))
+NEEDED = sorted({need for chapter in BUILT.values() for need in chapter.needs})
 RUN_FILES = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors", "run.json",
              "log.parquet", "decisions.parquet", "policy.parquet"]  # fmt: skip
 PAIRS = [f"{source}-{P.patching.seed}-to-{target}-{P.patching.seed}" for source, target in P.patching.pairs
          if {source, target} <= set(P.training.variants)]  # fmt: skip
 PAIR_FILES = ["patches.parquet", "controls.parquet", "sets.parquet", "circuits.parquet", "screen.parquet"]
+MADE = {
+    "runs": [f"{R}/runs/{run}/{file}" for run in RUNS for file in RUN_FILES],
+    "pairs": [f"{R}/pairs/{pair}/{file}" for pair in PAIRS for file in PAIR_FILES],
+}
 PAGES = sorted(str(file) for file in Path("book").rglob("*") if file.is_file())
 
 BASE = [str(file) for file in sorted(Path(P.model.path).glob("*")) if file.is_file()]
@@ -84,14 +61,24 @@ PAIR_KEYS = stale.keys(
 )
 
 
+def tables(names):
+    """The files of these tables."""
+    return [f"{R}/tables/{name}.parquet" for name in names]
+
+
+def given(chapter):
+    """The parameters of a chapter, as options: its own quick ones in a quick profile, then those of the profile."""
+    parameters = (chapter.ci if P.quick else {}) | P.chapters.get(chapter.name, {})
+    return " ".join("-p " + shlex.quote(f"{key}={json.dumps(value)}") for key, value in parameters.items())
+
+
 rule book:
     # Everything by name, so that a file that was lost is made again although what follows it still stands.
     input:
         "_build/html/.built",
-        [f"{R}/runs/{run}/{file}" for run in RUNS for file in RUN_FILES],
-        [f"{R}/pairs/{pair}/{file}" for pair in PAIRS for file in PAIR_FILES],
-        [f"{R}/notebooks/{name}.ipynb" for name in CHAPTERS],
-        [f"{R}/tables/{table}.parquet" for about in CHAPTERS.values() for table in about["tables"]],
+        [file for need in NEEDED for file in MADE[need]],
+        [f"{R}/notebooks/{chapter.path}.ipynb" for chapter in BUILT.values()],
+        [table for chapter in BUILT.values() for table in tables(chapter.writes)],
 
 
 rule train:
@@ -130,33 +117,30 @@ rule patch_pair:
         " -p target={wildcards.target} -p target_seed={wildcards.target_seed}"
 
 
-for name, about in CHAPTERS.items():
+for chapter in CHAPTERS.values():
     rule:
-        name: f"chapter_{name}"
+        name: f"chapter_{chapter.name}"
         input:
-            notebook=f"notebooks/{name}.ipynb",
+            notebook=str(chapter.notebook),
             base=ancient(BASE),
-            runs=[f"{R}/runs/{run}/{file}" for run in RUNS for file in RUN_FILES] if about["runs"] else [],
-            pairs=[f"{R}/pairs/{pair}/{file}" for pair in PAIRS for file in PAIR_FILES] if about.get("pairs") else [],
-            tables_in=[f"{R}/tables/{t}.parquet" for other in about.get("reads", []) for t in CHAPTERS[other]["tables"]],
-            files=about.get("files", []),
+            made=[file for need in chapter.needs for file in MADE[need]],
+            tables=tables(registry.tables_read(chapter, CHAPTERS, BUILT)),
+            files=chapter.files,
         output:
-            notebook=f"{R}/notebooks/{name}.ipynb",
-            tables=[f"{R}/tables/{table}.parquet" for table in about["tables"]],
+            notebook=f"{R}/notebooks/{chapter.path}.ipynb",
+            tables=tables(chapter.writes),
         params:
             base=BASE_HASH,
-            profile=stale.keys(P, stale.reads([ROOT / f"notebooks/{name}.ipynb"], ROOT)),
-            code=stale.code_hash([ROOT / f"notebooks/{name}.ipynb"], ROOT),
-            given=" ".join(
-                "-p " + shlex.quote(f"{key}={json.dumps(value)}") for key, value in P.chapters.get(name, {}).items()
-            ),
+            profile=stale.keys(P, stale.chapter_reads(ROOT / chapter.notebook, chapter.needs, ROOT)),
+            code=stale.code_hash([ROOT / chapter.notebook], ROOT),
+            given=given(chapter),
         threads: P.threads
         shell: RUN + " {params.given}"
 
 
 rule site:
     input:
-        chapters=[f"{R}/notebooks/{name}.ipynb" for name in CHAPTERS],
+        chapters=[f"{R}/notebooks/{chapter.path}.ipynb" for chapter in BUILT.values()],
         pages=PAGES,
         settings=["_config.yml", "_toc.yml", "tools/build_site.py"],
     output: "_build/html/.built"  # a mark, so that the old pages stand until the new ones take their place
@@ -167,4 +151,4 @@ rule site:
 rule pocket_base:
     """The shipped base made anew, as a check of its recipe: two hours, into results/base."""
     output: directory("results/base")
-    shell: "python -m rewired rebuild-base --out {output}"
+    shell: "python -m corpora.pocket rebuild-base --out {output}"

@@ -16,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import registry
+
 from rewired import games, profiles, prompts
 from rewired.errors import RewiredError, choice
 
@@ -40,9 +42,10 @@ def check(profile: profiles.Profile) -> None:
         )
     if profile.patching.seed not in profile.training.seeds:
         raise choice("seed in patching.seed:", str(profile.patching.seed), map(str, profile.training.seeds))
+    known = registry.chapters(ROOT)
     for chapter in profile.chapters:
-        if not (ROOT / "notebooks" / f"{chapter}.ipynb").is_file():
-            raise choice("chapter", chapter, [file.stem for file in (ROOT / "notebooks").glob("*.ipynb")])
+        if chapter not in known:
+            raise choice("chapter", chapter, known)
     for wording in profile.training.wordings:
         if wording not in prompts.WORDINGS:
             raise choice("wording", wording, prompts.WORDINGS)
@@ -83,12 +86,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="pocket")
     parser.add_argument("--set", default="", help="overrides, separated by blanks: training.kl=0.1 seed=3")
+    parser.add_argument("--parts", default="", help="folders of notebooks/, separated by blanks: study; default all")
     parser.add_argument("--cores", default=str(min(2, os.cpu_count() or 1)))
     parser.add_argument("snakemake", nargs="*", help="targets and options for Snakemake")
     chosen, more = parser.parse_known_args()
-    overrides = shlex.split(chosen.set)
+    overrides, parts = shlex.split(chosen.set), chosen.parts.split()
     try:
         check(profiles.load(chosen.profile, overrides))
+        registry.chosen(registry.chapters(ROOT), parts)
     except RewiredError as error:
         print(error, file=sys.stderr)
         return 2
@@ -98,6 +103,7 @@ def main() -> int:
         *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT)),
         *("--cores", chosen.cores, "--nolock", "--rerun-incomplete", "--quiet", "rules", "host"),
         *(*more, "--config", f"profile={chosen.profile}", f"overrides={json.dumps(overrides)}"),
+        f"parts={json.dumps(parts)}",
         *("--", *chosen.snakemake),
     ]  # fmt: skip
     status = subprocess.run(command, pass_fds=(lock,)).returncode

@@ -5,6 +5,7 @@ that a link to ``notebooks/…`` resolves on the page as it does in the reposito
 ``_build/html`` in one step; a build that fails leaves the old one standing.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import yaml
 
-from rewired.profiles import ROOT, atomic_dir
+from rewired.profiles import ROOT
+from rewired.store import atomic_dir
 
 
 def stage(executed: Path, folder: Path) -> None:
@@ -22,9 +24,25 @@ def stage(executed: Path, folder: Path) -> None:
     (folder / "_config.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
     shutil.copy(ROOT / "_toc.yml", folder)
     shutil.copytree(ROOT / "book", folder / "book")
-    (folder / "notebooks").mkdir()
-    for notebook in sorted(executed.glob("[!.]*.ipynb")):
-        shutil.copy(notebook, folder / "notebooks")
+    for stored in sorted((ROOT / "notebooks").glob("*/[!.]*.ipynb")):
+        if stored.parent.name == "runs":
+            continue
+        place = stored.relative_to(ROOT)
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        notebook = executed / stored.parent.name / stored.name
+        if notebook.is_file():
+            shutil.copy(notebook, folder / place)
+        else:
+            (folder / place).write_text(json.dumps(stub(json.loads(stored.read_text()))))
+
+
+def stub(notebook: dict) -> dict:
+    """A chapter that was not built: its title, so that links to it lead somewhere, and a word of why it is empty."""
+    prose = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    title = prose[0].splitlines()[0]
+    page = f"{title}\n\nThis chapter is not part of this build; `make book` without `PARTS` has it."
+    cell = {"cell_type": "markdown", "id": "not-built", "metadata": {}, "source": page}
+    return notebook | {"cells": [cell]}
 
 
 def with_repository(settings: dict) -> dict:

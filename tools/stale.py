@@ -1,8 +1,9 @@
 """What a result depends on, read off the source: library modules by content, profile keys by use.
 
 Snakemake reruns a job when the parameters it recorded change. Two strings serve as those parameters: the *code* of the
-rewired modules that a notebook imports, directly or through each other, and the *keys* of the profile that this code
-reads. Both ignore what cannot change a result: comments, layout, docstrings, prose cells of a notebook.
+modules in ``lib/`` that a notebook imports, directly or through each other, and the *keys* of the profile that this
+code reads. Both ignore what cannot change a result: comments, layout, docstrings, prose cells of a notebook. Neither
+sees code or a key that is looked up by a string (``getattr``, ``importlib``).
 """
 
 import ast
@@ -58,34 +59,60 @@ def nodes(file: Path, kind: type) -> list[ast.AST]:
     return _by_kind(tree(file))[kind]
 
 
-def _imported(file: Path, package: Path) -> Iterator[Path]:
-    """Files of the rewired modules that ``file`` names in an import, at the top or inside a function."""
-    names = {"rewired"} if file.parent == package and file.name != "__init__.py" else set()
-    names |= {alias.name for node in nodes(file, ast.Import) for alias in node.names}
+def _located(module: str, name: str | None, lib: Path) -> Iterator[tuple[Path, set[str]]]:
+    """The files that ``import module`` or ``from module import name`` runs, and the names asked of each.
+
+    A name that is no module of its own is asked of the module that it is imported from."""
+    steps = module.split(".")
+    if not (lib / steps[0]).is_dir():
+        return  # no package of this repository
+    file = None
+    for depth in range(1, len(steps) + 1):
+        place = lib.joinpath(*steps[:depth])
+        file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if file.is_file():
+            yield file, set()
+    if name is None:
+        return
+    place = lib.joinpath(*steps, name)
+    if place.is_dir() or place.with_suffix(".py").is_file():
+        yield from _located(f"{module}.{name}", None, lib)
+    elif file is not None and file.is_file():
+        yield file, {name}
+
+
+def _imported(file: Path, names: set[str], lib: Path) -> Iterator[tuple[Path, set[str]]]:
+    """What the file imports, at the top or inside a function.
+
+    Of a package's ``__init__.py`` only the lines that bind one of ``names`` count: whoever asks ``rewired`` for
+    ``start`` does not depend on everything else that ``rewired`` offers."""
+    package = file.name == "__init__.py"
     for node in nodes(file, ast.ImportFrom):
-        home = node.module or ""
+        module = node.module or ""
         if node.level:  # `from . import x` in a subpackage
-            folder = file.parents[node.level - 1].relative_to(package.parent)
-            home = ".".join([*folder.parts, *([node.module] if node.module else [])])
-        names |= {home} | {f"{home}.{alias.name}" for alias in node.names}
-    for name in sorted(name for name in names if name.split(".")[0] == "rewired"):
-        parts = name.split(".")
-        for depth in range(1, len(parts) + 1):
-            place = package.parent.joinpath(*parts[:depth])
-            found = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-            if found.is_file():
-                yield found
+            folder = file.parents[node.level - 1].relative_to(lib)
+            module = ".".join([*folder.parts, *([node.module] if node.module else [])])
+        for alias in node.names:
+            if not package or (alias.asname or alias.name) in names:
+                yield from _located(module, alias.name, lib)
+    for node in nodes(file, ast.Import):
+        for alias in node.names:
+            yield from _located(alias.name, None, lib)
+    for node in nodes(file, ast.Attribute):  # `import rewired` and then `rewired.start`
+        if isinstance(node.value, ast.Name) and node.value.id == "rewired":
+            yield from _located("rewired", node.attr, lib)
 
 
 def closure(start: Iterable[Path], root: Path) -> list[Path]:
-    """``start`` and every rewired module imported from there, directly or not."""
-    package, found, todo = root / "lib" / "rewired", set(), list(start)
+    """``start`` and every module of ``lib/`` that is imported from there, directly or not."""
+    reached: dict[Path, set[str]] = {}
+    todo: list[tuple[Path, set[str]]] = [(file, set()) for file in start]
     while todo:
-        file = todo.pop()
-        if file not in found:
-            found.add(file)
-            todo += _imported(file, package)
-    return sorted(found)
+        file, names = todo.pop()
+        if file not in reached or not names <= reached[file]:
+            reached[file] = reached.get(file, set()) | names
+            todo += _imported(file, reached[file], root / "lib")
+    return sorted(reached)
 
 
 def _data(file: Path, root: Path) -> Iterator[Path]:
@@ -172,6 +199,25 @@ def reads(start: Iterable[Path], root: Path) -> set[str]:
             elif node.attr in sections and id(node) not in precise:
                 found |= {key for key in known if key.startswith(f"{node.attr}.")}
     return found
+
+
+LISTS = {"runs": {"training.variants", "training.seeds"}, "pairs": {"patching.pairs", "patching.seed"}}
+"""The keys that decide which runs and which pairs there are."""
+HELPERS = {"variants", "guard", "runs", "names", "trained", "seeds", "read_pairs"}
+"""What the chapter's object knows of the runs and pairs."""
+
+
+def chapter_reads(notebook: Path, needs: Iterable[str], root: Path) -> set[str]:
+    """The profile keys that a chapter's notebook may read.
+
+    Every chapter imports the object that knows all runs and pairs. The keys that list them count only for a chapter
+    that needs them, or names them or what the object knows of them in a cell of its own."""
+    asked = {node.attr for node in nodes(notebook, ast.Attribute)}
+    listed = reads([notebook], root)
+    for need, keys_of_lists in LISTS.items():
+        if need not in needs and not asked & (HELPERS | {key.partition(".")[2] for key in keys_of_lists}):
+            listed -= keys_of_lists
+    return listed
 
 
 def keys(profile: Profile, names: Iterable[str]) -> str:

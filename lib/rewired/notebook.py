@@ -96,11 +96,11 @@ class Chapter:
 
     def read_pairs(self, table: str) -> pd.DataFrame:
         """That table of every patched pair, with the columns ``source`` and ``target`` in front."""
-        patching, frames = self.profile.patching, []
-        for source, target in patching.pairs:
+        frames, number = [], self.profile.patching.seed
+        for source, target in self.profile.patching.pairs:
             if not {source, target} <= set(self.trained):
                 continue
-            pair = f"{source}-{patching.seed}-to-{target}-{patching.seed}"
+            pair = f"{source}-{number}-to-{target}-{number}"
             frame = read_table(results_dir(self.profile) / "pairs" / pair / f"{table}.parquet", self.profile)
             others = [column for column in frame.columns if column not in ("source", "target")]
             frames.append(frame.assign(source=source, target=target)[["source", "target", *others]])
