@@ -42,7 +42,7 @@ RUN_FILES = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors",
              "log.parquet", "decisions.parquet", "policy.parquet"]  # fmt: skip
 PAIRS = [f"{source}-{P.patching.seed}-to-{target}-{P.patching.seed}" for source, target in P.patching.pairs
          if {source, target} <= set(P.training.variants)]  # fmt: skip
-PAIR_FILES = ["patches.parquet", "controls.parquet", "sets.parquet", "circuits.parquet", "screen.parquet"]
+PAIR_FILES = ["patches.parquet", "controls.parquet", "sets.parquet", "circuits.parquet", "attribution_patching.parquet"]
 MADE = {
     "runs": [f"{R}/runs/{run}/{file}" for run in RUNS for file in RUN_FILES],
     "pairs": [f"{R}/pairs/{pair}/{file}" for pair in PAIRS for file in PAIR_FILES],

@@ -34,7 +34,7 @@ if notebook.name == "train.ipynb":
     files += [run / "adapter" / name for name in ("adapter_config.json", "adapter_model.safetensors")]
 elif notebook.name == "patch_pair.ipynb":
     pair = "{source}-{source_seed}-to-{target}-{target_seed}".format(**given)
-    names = "patches controls sets circuits screen".split()
+    names = "patches controls sets circuits attribution_patching".split()
     files = [results / "pairs" / pair / f"{name}.parquet" for name in names]
 else:
     code = "".join("".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"])

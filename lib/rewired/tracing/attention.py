@@ -1,14 +1,21 @@
-"""What a position looks at: attention weights summed over the words of a prompt, and what happens without them.
+"""What a position looks at, and what happens without it: attention patterns and attention knockout.
 
-A prompt knows where each of its fields stands (`Prompt.spans`: the own move, the other's move, each payoff …), so the
-weight a head gives to "the other player's displayed move" is a sum over known tokens and no search for substrings.
-Weights say where a head looks, not whether it matters. A *knock-out* hides the words, by adding minus infinity to the
-scores before the softmax, and measures what happens to the decision: `knockout` in whole slow runs, from the decision
-step or from all positions, `knockouts` many groups of words at once, from the decision step, where nothing but that
-step needs to be computed again.
+The attention *pattern* of a head says how a position spreads a weight of one over itself and what stands before it. A
+prompt knows where each of its fields stands (`Prompt.spans`: the own move, the other's move, each payoff …). So the
+attention to "the other player's displayed move" is a sum over known tokens, and no search for words.
+
+A pattern says where a head looks, not whether that matters. *Attention knockout* (Geva et al. 2023) blocks some words:
+minus infinity is added to their scores before the softmax, so that they get no attention and the rest still sums to
+one. What is measured is the decision. The words are blocked for the decision step alone, where nothing but that step
+has to be computed again, or for all positions, in one whole forward pass each.
+
+>>> pattern(model, tokenizer, prompts).to_frame()          # one row per prompt, position, role, layer and head
+>>> plan = blocks(tokenizer, prompts, {"moves": ["own_move", "other_move"]}, draws=1)
+>>> knockout(model, tokenizer, prompts, plan)              # one row per prompt, group and draw
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,22 +23,13 @@ import torch
 
 from rewired.errors import RewiredError, choice
 from rewired.prompts import Labels, Prompt, chat
-from rewired.tracing.capture import (
-    BATCH_SIZE,
-    Anatomy,
-    Encoded,
-    anatomy,
-    batches,
-    chosen_layers,
-    encode,
-    read_out,
-    reads,
-)  # fmt: skip
-from rewired.tracing.intervention import edited_deltas
-from rewired.tracing.packed import run
-from rewired.tracing.recording import record
+from rewired.tracing.anatomy import Anatomy, anatomy, chosen_layers
+from rewired.tracing.capture import BATCH_SIZE, Encoded, batches, encode, read_out, read_positions
+from rewired.tracing.packed import forward
+from rewired.tracing.recording import Recording, record
 
 START, REST = "start_token", "rest"
+QUERIES = ("decision", "all")
 
 
 def spans(tokenizer, prompt: Prompt) -> dict[str, list[int]]:
@@ -39,79 +37,159 @@ def spans(tokenizer, prompt: Prompt) -> dict[str, list[int]]:
     is ``start_token``, what is left over (the question, the template, the shared label prefix) is ``rest`` and not
     listed. Raises RewiredError for a tokenizer that does not tell which characters a token covers."""
     text = prompt.text.strip()
-    shift = len(prompt.text) - len(prompt.text.lstrip())
     turn = [{"role": "user", "content": prompt.text}]
     rendered = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    begin = rendered.find(text) - shift
-    if not getattr(tokenizer, "is_fast", False) or begin + shift < 0:
+    start = rendered.find(text)
+    if not getattr(tokenizer, "is_fast", False) or start < 0:
         raise RewiredError(
             f"Attention to the words of a prompt needs a fast tokenizer whose chat template keeps the text as it is; "
             f"{type(tokenizer).__name__} is not one."
         )
-    found = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-    if found["input_ids"] != chat(tokenizer, prompt):
+    tokens = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
+    if tokens["input_ids"] != chat(tokenizer, prompt):
         raise RewiredError("The tokenizer gives other tokens when asked for offsets; attention cannot be located.")
+    begin = start - (len(prompt.text) - len(prompt.text.lstrip()))  # the template strips the text
     roles: dict[str, list[int]] = {START: [0]}
     taken = {0}
     for role, first, last in prompt.spans:
-        for position, (a, b) in enumerate(found["offset_mapping"]):
+        for position, (a, b) in enumerate(tokens["offset_mapping"]):
             if position not in taken and a < begin + last and begin + first < b:
                 roles.setdefault(role, []).append(position)
                 taken.add(position)
     return roles
 
 
+# --- patterns --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The attention that positions of prompts pay to the words of each role. Over all roles it sums to 1."""
+
+    prompts: pd.DataFrame  # prompt_id and scenario, one row a prompt
+    positions: tuple[str, ...]
+    roles: tuple[str, ...]  # the last is what belongs to no other
+    layers: tuple[int, ...]
+    values: torch.Tensor  # [prompt, position, role, layer, head], fp64
+    tokens: torch.Tensor  # [prompt, position, role]: how many tokens have the role; 0 where the prompt has none
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per prompt, position, role that the prompt has, layer and head: prompt_id, scenario, position, role,
+        ``tokens``, layer, head and ``weight``, the attention."""
+        heads = range(self.values.shape[-1])
+        place = pd.MultiIndex.from_product(
+            [self.prompts["prompt_id"], self.positions, self.roles, self.layers, heads],
+            names=["prompt_id", "position", "role", "layer", "head"],
+        )
+        tokens = self.tokens[..., None, None].expand(self.values.shape)  # [prompt, position, role, layer, head]
+        numbers = {"tokens": tokens.flatten().numpy(), "weight": self.values.flatten().numpy()}
+        frame = pd.DataFrame(numbers, index=place).reset_index()
+        frame["scenario"] = frame["prompt_id"].map(self.prompts.set_index("prompt_id")["scenario"])
+        columns = ["prompt_id", "scenario", "position", "role", "tokens", "layer", "head", "weight"]
+        return frame.loc[frame["tokens"] > 0, columns].reset_index(drop=True)
+
+
 @torch.no_grad()
-def weights(
+def pattern(
     model,
     tokenizer,
     prompts: Sequence[Prompt],
-    labels: Labels | Sequence[str] | None = None,
-    at: str | Sequence[str] = "decision",
+    at: Sequence[str] = ("decision",),
     layers: Sequence[int] | None = None,
-    batch_size: int = BATCH_SIZE,
-) -> pd.DataFrame:
-    """One row per prompt, position, role, layer and head: prompt_id, scenario, position, role, ``tokens`` (how many),
-    layer, head and ``weight``: the attention that the position (``"decision"`` or ``"prompt_end"``; ``at`` names one
-    or both) pays to them. Each head's weights over all roles, ``rest`` among them, sum to 1. Raises RewiredError unless
-    attention is eager."""
+    labels: Labels | Sequence[str] | None = None,
+) -> Pattern:
+    """The attention of every head in ``layers`` (default: all) to every role of the prompts, from the positions ``at``
+    (``"decision"``, ``"prompt_end"`` or both). Raises RewiredError unless attention is eager."""
     parts, encoded = anatomy(model), encode(tokenizer, prompts, labels)
     _needs_eager(parts)
-    known = {"decision": [len(row) - 1 for row in encoded.rows], "prompt_end": encoded.ends}
-    at = [at] if isinstance(at, str) else list(at)
+    layers = chosen_layers(parts, layers)
+    known = {"decision": encoded.steps, "prompt_end": encoded.ends}
     for position in at:
         if position not in known:
             raise choice("position", position, known)
-    queries = [[known[position][i] for position in at] for i in range(len(prompts))]
-    layers = chosen_layers(parts, layers)
-    described = list(encoded.frame().itertuples(index=False))
-    rows = []
-    for indices, ids in batches(encoded.rows, batch_size, parts.device):
-        found = _weights(parts, ids, layers, *reads(queries, indices, parts.device))  # [layer, read, head, key]
-        found = found.unflatten(1, (len(indices), len(at))).permute(1, 2, 0, 3, 4).double().cpu()
-        for i, of_prompt in zip(indices, found, strict=True):
-            roles = spans(tokenizer, prompts[i])
-            covered = {p for places in roles.values() for p in places}
-            for position, query, weight in zip(at, queries[i], of_prompt, strict=True):  # weight [layer, head, key]
-                roles[REST] = [p for p in range(query + 1) if p not in covered]
-                sums = {role: weight[:, :, places].sum(-1).tolist() for role, places in roles.items()}
-                rows += [
-                    (*described[i], position, role, len(roles[role]), layer, head, total[k][head])
-                    for role, total in sums.items()
-                    for k, layer in enumerate(layers)
-                    for head in range(parts.heads)
-                ]
-    columns = ["prompt_id", "scenario", "position", "role", "tokens", "layer", "head", "weight"]
-    return pd.DataFrame(rows, columns=columns)
+    queries = list(zip(*(known[position] for position in at), strict=True))  # [prompt][position]
+    places = [spans(tokenizer, prompt) for prompt in prompts]
+    roles = [*_known(places), REST]
+    values = torch.zeros(len(prompts), len(at), len(roles), len(layers), parts.heads, dtype=torch.float64)
+    tokens = torch.zeros(len(prompts), len(at), len(roles), dtype=torch.long)  # [prompt, position, role]
+    for indices, ids in batches(encoded.rows, BATCH_SIZE, parts.device):
+        row, query = read_positions(queries, indices, parts.device)
+        seen = _patterns(parts, ids, layers, row, query)  # [layer, row x position, head, key]
+        seen = seen.unflatten(1, (len(indices), len(at))).double().cpu()  # [layer, row, position, head, key]
+        for r, i in enumerate(indices):
+            members = _members(places[i], roles, queries[i], ids.shape[1])  # [position, role, key]
+            values[i] = torch.einsum("lphk,prk->prlh", seen[:, r], members)
+            tokens[i] = members.sum(-1)
+    return Pattern(encoded.frame(), tuple(at), tuple(roles), tuple(layers), values, tokens)
 
 
-def _weights(parts: Anatomy, ids, layers: Sequence[int], row, query) -> torch.Tensor:
+def _members(places: Mapping[str, list[int]], roles: Sequence[str], queries: Sequence[int], keys: int) -> torch.Tensor:
+    """[position, role, key]: 1 where the key has the role and the position ``queries`` may see it, else 0."""
+    members = torch.zeros(len(queries), len(roles), keys, dtype=torch.float64)
+    for r, role in enumerate(roles):
+        members[:, r, places.get(role, [])] = 1
+    for p, query in enumerate(queries):
+        members[p, -1, : query + 1] = 1 - members[p, :, : query + 1].sum(0)  # the rest: no other role
+    return members
+
+
+def _patterns(parts: Anatomy, ids: torch.Tensor, layers: Sequence[int], row, query) -> torch.Tensor:
     """[layer, read, head, key]: attention from the positions ``query`` of the rows ``row`` of a batch."""
-    net, found = parts.view, []
+    net, seen = parts.view, {}
     with net.trace(input_ids=ids, use_cache=False):
-        for layer in sorted(layers):
-            found.append(net.layers[layer].self_attn.output[1][row, :, query].save())
-    return torch.stack([found[sorted(layers).index(layer)] for layer in layers])
+        for layer in sorted(layers):  # in the order of execution
+            seen[layer] = net.layers[layer].self_attn.output[1][row, :, query].save()  # [read, head, key]
+    return torch.stack([seen[layer] for layer in layers])
+
+
+# --- knockout --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Block:
+    """What is blocked in every prompt of a list."""
+
+    group: str
+    draw: int  # 0: the group's own words; 1, 2, …: as many random other words
+    positions: tuple[frozenset[int], ...]  # for each prompt
+
+
+def blocks(
+    tokenizer, prompts: Sequence[Prompt], groups: Mapping[str, Sequence[str]], draws: int = 0, seed: int = 0
+) -> list[Block]:
+    """What `knockout` is to block: for each group the words of its roles (draw 0), and ``draws`` times as many random
+    other words of the same prompt (fewer where there are fewer): what blocking anything does. Raises RewiredError for
+    a role that no prompt has."""
+    places = [spans(tokenizer, prompt) for prompt in prompts]
+    known = _known(places)
+    plan = []
+    for group, roles in groups.items():
+        for role in roles:
+            if role not in known:
+                raise choice("role", role, sorted(known))
+        own = [_positions(found, roles) for found in places]
+        plan.append(Block(group, 0, tuple(own)))
+        for draw in range(1, draws + 1):
+            random = np.random.default_rng([seed, draw, *group.encode()])
+            others = [_other_words(random, found, len(words)) for found, words in zip(places, own, strict=True)]
+            plan.append(Block(group, draw, tuple(others)))
+    return plan
+
+
+def _known(places: Sequence[Mapping[str, list[int]]]) -> list[str]:
+    """All roles, in the order in which they appear."""
+    return list(dict.fromkeys(role for found in places for role in found))
+
+
+def _positions(places: Mapping[str, list[int]], roles: Sequence[str]) -> frozenset[int]:
+    return frozenset(position for role in roles for position in places.get(role, []))
+
+
+def _other_words(random: np.random.Generator, places: Mapping[str, list[int]], count: int) -> frozenset[int]:
+    """``count`` random tokens of the prompt's own words that belong to no role."""
+    covered = _positions(places, [role for role in places if role != START])
+    free = sorted(set(range(min(covered), max(covered))) - covered)
+    return frozenset(random.choice(free, size=min(count, len(free)), replace=False).tolist())
 
 
 @torch.no_grad()
@@ -119,136 +197,99 @@ def knockout(
     model,
     tokenizer,
     prompts: Sequence[Prompt],
-    roles: Sequence[str],
-    layers: Sequence[int] | None = None,
+    plan: Sequence[Block],
     queries: str = "decision",
-    labels: Labels | Sequence[str] | None = None,
-    batch_size: int = BATCH_SIZE,
-) -> pd.DataFrame:
-    """The decision when ``roles`` are hidden from attention in ``layers`` (default: all). ``queries``: only from the
-    decision step, or from ``"all"`` positions after the words. Columns as `intervention.intervene`, and ``tokens``,
-    how many were hidden (0: the prompt has no such words, and nothing changes)."""
-    parts, encoded = anatomy(model), encode(tokenizer, prompts, labels)
-    _needs_eager(parts)
-    if queries not in ("decision", "all"):
-        raise choice("kind of queries", queries, ("decision", "all"))
-    layers = sorted(chosen_layers(parts, layers))
-    hidden = [sorted({p for role in roles for p in places.get(role, [])}) for places in _all_spans(tokenizer, prompts)]
-    if not any(hidden):
-        known = sorted({role for places in _all_spans(tokenizer, prompts) for role in places})
-        raise choice("role", ", ".join(roles), known)
-    before = edited_deltas(model, encoded, (), batch_size).cpu().numpy()
-    final = [None] * len(prompts)
-    for indices, ids in batches(encoded.rows, batch_size, parts.device):
-        last = reads([[len(row) - 1] for row in encoded.rows], indices, parts.device)[1]
-        blocked = _blocked(encoded, hidden, indices, ids.shape[1], queries).to(parts.device)
-        for i, row in zip(indices, _masked(parts, ids, layers, blocked, last), strict=True):
-            final[i] = row
-    after = read_out(parts, torch.stack(final), encoded)[0].cpu().numpy()
-    changed = {"delta_before": before, "delta": after, "effect": after - before, "flip": (before > 0) != (after > 0)}
-    return encoded.frame().assign(tokens=[len(places) for places in hidden], **changed)
-
-
-@torch.no_grad()
-def knockouts(
-    model,
-    tokenizer,
-    prompts: Sequence[Prompt],
-    groups: Mapping[str, Sequence[str]],
-    draws: int = 1,
-    seed: int = 0,
     layers: Sequence[int] | None = None,
     labels: Labels | Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """What happens when the decision step, and it alone, cannot see the roles of a group in ``layers`` (default: all).
+    """The decision when the words of each block of ``plan`` (see `blocks`) get no attention in ``layers`` (default:
+    all). ``queries``: they are blocked for the ``"decision"`` step alone, or for ``"all"`` positions. In the first case
+    earlier positions still see everything and may have carried the words along.
 
-    One row per prompt, group and draw: columns as `knockout`, and ``group`` and ``draw``: 0 hides the group's words,
-    1 … ``draws`` hide as many random other words of the same prompt (fewer where there are fewer): what hiding
-    anything does. A prompt without the group's words has no row. Earlier positions still see everything and may have
-    carried the words along. Raises RewiredError for an unknown role, and where the unhidden decision is not met."""
-    parts, recording = anatomy(model), record(model, tokenizer, prompts, labels)
-    encoded, places = recording.encoded, _all_spans(tokenizer, prompts)
-    known = sorted({role for found in places for role in found})
-    for role in [role for roles in groups.values() for role in roles]:
-        if role not in known:
-            raise choice("role", role, known)
-    plan = [("", 0, [set()] * len(prompts))]  # nothing hidden: the control
-    for group, roles in groups.items():
-        own = [{p for role in roles for p in found.get(role, [])} for found in places]
-        plan.append((group, 0, own))
-        for draw in range(1, draws + 1):
-            random = np.random.default_rng([seed, draw, *group.encode()])
-            plan.append((group, draw, [_others(random, found, len(n)) for found, n in zip(places, own, strict=True)]))
-    delta = np.empty((len(plan), len(prompts)))
-    for tree in recording.trees:
-        blind = []  # per prompt of the tree: [row, position]
-        for i in tree.prompts:
-            blind.append(torch.zeros(len(plan), len(encoded.rows[i]), dtype=torch.bool))
-            for r, (_, _, hidden) in enumerate(plan):
-                blind[-1][r, sorted(hidden[i] - {len(encoded.rows[i]) - 1})] = True
-        blind = [mask.to(parts.device) for mask in blind]
-        hidden = {layer: blind for layer in chosen_layers(parts, layers)}
-        final = run(parts, tree, recording.at(tree.nodes), [[]] * len(plan), 0, True, hidden=hidden)
-        delta[:, tree.prompts] = read_out(parts, final, encoded.pick(tree.prompts))[0].cpu().numpy()
-    _met(delta[0] - recording.delta, parts)
+    One row per block and prompt that has such words: prompt_id, scenario, group, draw, ``tokens`` (how many are
+    blocked), delta_before, delta, ``effect`` = delta - delta_before (logits; positive = toward defection) and ``flip``
+    (delta changed sign). Raises RewiredError where the decision with nothing blocked is not the model's own."""
+    if queries not in QUERIES:
+        raise choice("kind of queries", queries, QUERIES)
+    parts = anatomy(model)
+    layers = chosen_layers(parts, layers)
+    recording = record(model, tokenizer, prompts, labels)
+    nothing = Block("", 0, (frozenset(),) * len(prompts))
+    deltas = (_at_decision if queries == "decision" else _everywhere)(parts, recording, [nothing, *plan], layers)
+    _require_own(deltas[0], recording, parts)
     frames = []
-    for (group, draw, hidden), after in zip(plan[1:], delta[1:], strict=True):
-        before = recording.delta
-        frame = encoded.frame().assign(group=group, draw=draw, tokens=[len(found) for found in hidden])
-        frame = frame.assign(delta_before=before, delta=after, effect=after - before, flip=(before > 0) != (after > 0))
-        frames.append(frame[frame["tokens"] > 0])
+    for block, after in zip(plan, deltas[1:], strict=True):
+        tokens = [len(positions) for positions in block.positions]
+        frame = recording.encoded.frame().assign(group=block.group, draw=block.draw, tokens=tokens)
+        frame = frame.assign(delta_before=deltas[0], delta=after, effect=after - deltas[0])
+        frames.append(frame.assign(flip=(deltas[0] > 0) != (after > 0))[frame["tokens"] > 0])
     return pd.concat(frames, ignore_index=True)
 
 
-def _others(random, places: dict[str, list[int]], count: int) -> set[int]:
-    """``count`` random tokens of the prompt's own words that belong to no role."""
-    covered = {p for role, found in places.items() for p in found if role != START}
-    free = sorted(set(range(min(covered), max(covered))) - covered)
-    return set(random.choice(free, size=min(count, len(free)), replace=False).tolist())
+def _at_decision(parts: Anatomy, recording: Recording, plan: Sequence[Block], layers: Sequence[int]) -> np.ndarray:
+    """[block, prompt]: delta when the decision step does not see what is blocked. Nothing else is computed again."""
+    rows = recording.encoded.rows
+    deltas = np.empty((len(plan), len(rows)))
+    for tree in recording.trees:
+        masks = []  # for each prompt of the tree: [block, position], True = blocked
+        for i in tree.prompts:
+            mask = torch.zeros(len(plan), len(rows[i]), dtype=torch.bool)
+            for b, block in enumerate(plan):
+                mask[b, sorted(block.positions[i])] = True
+            mask[:, -1] = False  # the decision step always sees itself
+            masks.append(mask.to(parts.device))
+        base, blocked = recording.at(tree.nodes), dict.fromkeys(layers, masks)
+        final = forward(parts, tree, base, [[] for _ in plan], 0, True, blocked)  # [block, prompt, d_model]
+        deltas[:, tree.prompts] = read_out(parts, final, recording.encoded.pick(tree.prompts))[0].cpu().numpy()
+    return deltas
 
 
-def _met(error: np.ndarray, parts: Anatomy) -> None:
-    """RewiredError unless the decision with nothing hidden is the model's own."""
-    worst = float(np.abs(error).max())
-    if not worst <= parts.exact:
-        raise RewiredError(
-            f"Knock-outs cannot be trusted here: with nothing hidden, delta is off by {worst:.3g} logits, where "
-            f"{parts.exact:.0e} is allowed. This model computes something that rewired.tracing.packed does not; use "
-            "`attention.knockout`, which runs the model itself."
-        )
+def _everywhere(parts: Anatomy, recording: Recording, plan: Sequence[Block], layers: Sequence[int]) -> np.ndarray:
+    """[block, prompt]: delta when no position sees what is blocked, by whole forward passes of the model itself."""
+    _needs_eager(parts)
+    encoded = recording.encoded
+    deltas = np.empty((len(plan), len(encoded.rows)))
+    for indices, ids in batches(encoded.rows, BATCH_SIZE, parts.device):
+        some = encoded.pick(indices)
+        last = torch.tensor(some.steps, device=parts.device)  # [row]
+        itself = torch.eye(ids.shape[1], dtype=torch.bool)  # [query, key]: a position always sees itself
+        for b, block in enumerate(plan):
+            blocked = torch.zeros(len(ids), 1, *itself.shape, dtype=torch.bool)  # [row, 1, query, key]
+            for row, i in enumerate(indices):
+                blocked[row, :, :, sorted(block.positions[i])] = True
+            final = _masked(parts, ids, sorted(layers), (blocked & ~itself).to(parts.device), last)  # [row, d_model]
+            deltas[b, indices] = read_out(parts, final, some)[0].cpu().numpy()
+    return deltas
 
 
-def _all_spans(tokenizer, prompts) -> list[dict[str, list[int]]]:
-    return [spans(tokenizer, prompt) for prompt in prompts]
-
-
-def _blocked(encoded: Encoded, hidden, indices, length: int, queries: str) -> torch.Tensor:
-    """[row, 1, query, key], True where attention is forbidden. A position always sees itself, so none is left blind."""
-    blocked = torch.zeros(len(indices), 1, length, length, dtype=torch.bool)
-    for r, i in enumerate(indices):
-        rows = slice(None) if queries == "all" else slice(len(encoded.rows[i]) - 1, len(encoded.rows[i]))
-        for key in hidden[i]:
-            blocked[r, 0, rows, key] = True
-    return blocked & ~torch.eye(length, dtype=torch.bool)
-
-
-def _masked(parts: Anatomy, ids, layers, blocked, last) -> torch.Tensor:
+def _masked(parts: Anatomy, ids: torch.Tensor, layers: Sequence[int], blocked: torch.Tensor, last) -> torch.Tensor:
     """Final residual stream of each row at ``last`` when ``layers`` cannot see what is ``blocked``: [row, d_model]."""
-    net, read = parts.view, []
+    net, streams = parts.view, []
     row = torch.arange(len(ids), device=parts.device)
     with net.trace(input_ids=ids, use_cache=False):
         for layer in layers:
-            args, given = net.layers[layer].self_attn.inputs
-            mask = given["attention_mask"]  # the layers share it: replaced, never edited
+            args, options = net.layers[layer].self_attn.inputs
+            mask = options["attention_mask"]  # [row, 1, query, key]; the layers share it: replaced, never edited
             mask = mask.masked_fill(blocked, torch.finfo(mask.dtype).min)
-            net.layers[layer].self_attn.inputs = (args, {**given, "attention_mask": mask})
-        read.append(net.norm.input[row, last].save())
-    return read[0]
+            net.layers[layer].self_attn.inputs = (args, {**options, "attention_mask": mask})
+        streams.append(net.norm.input[row, last].save())
+    return streams[0]
+
+
+def _require_own(delta: np.ndarray, recording: Recording, parts: Anatomy) -> None:
+    """RewiredError unless the decision with nothing blocked is the model's own."""
+    error = np.abs(delta - recording.delta)
+    if not (error <= recording.tolerance(parts)).all():
+        raise RewiredError(
+            f"Attention knockout cannot be trusted here: with nothing blocked, delta is off by {error.max():.3g} "
+            "logits. This model computes something that rewired.tracing.packed does not; use queries='all', which "
+            "runs the model itself."
+        )
 
 
 def _needs_eager(parts: Anatomy) -> None:
     if parts.decoder.config._attn_implementation != "eager":
         raise RewiredError(
-            f"Attention weights exist only with attn_implementation='eager', and this model was loaded with "
+            f"Attention patterns exist only with attn_implementation='eager', and this model was loaded with "
             f"{parts.decoder.config._attn_implementation!r}. Load it with `models.load_base`, or pass 'eager'."
         )

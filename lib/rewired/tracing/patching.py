@@ -12,11 +12,18 @@ alone moves the target. Nothing is averaged over heads, and a head is its own sl
 ``resid`` ``L3_RESID``: the residual stream after the layer
 ========  ==================================================================================
 
-The source is recorded first, then the target is switched on: the two are never in memory together. Every sweep carries
-its controls and stops when one fails.
+Both models are recorded first, then the target is switched on: the two are never in memory together. A ``Sweep`` holds
+what all patches of one pair share; every function here takes one, and says what else it needs:
+
+>>> source = patching.record(model, tokenizer, prompts)            # the model switched to the source
+>>> target = patching.record(model, tokenizer, prompts)            # … and to the target, where it stays
+>>> sweep = patching.Sweep(model, source, target)
+>>> patches, controls = patching.patch_each(sweep)                 # one forward pass a component and prompt
+>>> patching.patch_together(sweep, {"two": ["L3H0", "L4_MLP"]})    # one a set and prompt
+>>> patching.attribution_patching(sweep)                           # one backward pass a prompt, first order only
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -25,38 +32,26 @@ import torch
 from tqdm.auto import tqdm
 
 from rewired.errors import RewiredError
-from rewired.prompts import Labels, Prompt
 from rewired.tracing import controls
-from rewired.tracing.capture import BATCH_SIZE, Anatomy, Encoded, anatomy, batches, locate, read_out
-from rewired.tracing.recording import (
-    Component,
-    Recording,
-    check,
-    components,
-    named,
-    patch_of,
-    patched_deltas,
-    record,
-)
+from rewired.tracing.anatomy import Anatomy, locate
+from rewired.tracing.capture import BATCH_SIZE, Encoded, batches, read_out
+from rewired.tracing.packed import Tree
+from rewired.tracing.recording import Component, Sweep, components, named
+from rewired.tracing.recording import record as record  # a sweep begins with two recordings
 
-# --- the sweep -------------------------------------------------------------------------------------------------------
+# --- one component at a time -----------------------------------------------------------------------------------------
 
 
-def sweep(
-    model,
-    source: Recording,
-    target: Recording,
-    wanted: Sequence[str | Component] | None = None,
-    positions: str = "all",
-    mode: str = "input",
+def patch_each(
+    sweep: Sweep,
+    chosen: Sequence[str | Component] | None = None,
     draws: int = 5,
     share: float = 0.01,
     seed: int = 0,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Every wanted component (default: all heads and MLPs) patched alone, from ``source`` into ``model``, whose own
-    recording is ``target``. Returns (patches, controls).
+    """Patch every ``chosen`` component (default: all heads and MLPs) alone. Returns (patches, controls).
 
-    ``patches``: one row per prompt and component: prompt_id, scenario, component, kind, layer, head, positions, mode,
+    ``patches``: one row per component and prompt: prompt_id, scenario, component, kind, layer, head, positions, mode,
     delta_source, delta_target, delta_patched, ``effect`` = delta_patched - delta_target (logits; positive = toward
     defection) and ``flip`` (delta changed sign). ``controls``: control, component, layer, prompt_id, delta_patched,
     effect, and ``error``, what should be 0:
@@ -67,128 +62,108 @@ def sweep(
     ``residual``   the residual stream after the last layer, against the source's delta
     ``random``     the target's activation plus a random direction of the length of source - target at each position,
                    ``draws`` a layer, each for a component and a tree of prompts in turn: a null for the effects
-    ``again``      a random ``share`` of the patches, one whole run of the model each
+    ``again``      a random ``share`` of the patches recomputed, each as one whole forward pass
 
-    Raises RewiredError when a control fails, or when source and target do not match."""
-    check(source, target, positions, mode)
-    parts = anatomy(model)
-    wanted = components(model) if wanted is None else named(model, wanted)
-    patched = np.full((len(wanted), len(target.delta)), np.nan)
-    checks = [controls.hold(controls.whole(parts, source, target, positions), parts)]  # before anything long
-    for start in tqdm(range(parts.depth + 1), desc="patching", unit="layer", disable=None):
-        index = [k for k, c in enumerate(wanted) if c.start == start]
-        for t, tree in enumerate(target.trees if index else ()):
-            values, own = source.at(tree.nodes), target.at(tree.nodes)
-            patched[np.ix_(index, tree.prompts)] = target.delta[tree.prompts]
-            patches = {k: patch_of(wanted[k], values, mode) for k in index}
-            # what is the same in both models, to the bit, changes nothing: such a row is the target and is not run
-            new = [k for k in index if not torch.equal(patches[k].value, patch_of(wanted[k], own, mode).value)]
-            rows = [[patches[k]] for k in new]
-            patched[np.ix_(new, tree.prompts)] = patched_deltas(parts, tree, target, rows, start, positions)
-            here = [wanted[k] for k in index]
-            count = sum((i + start) % len(target.trees) == t for i in range(draws))
-            checks.append(controls.random_patches(parts, tree, source, target, here, positions, mode, count, seed))
-        kinds = sorted({c.kind for c in wanted if c.layer == start})
+    Raises RewiredError when a control fails, or for a component that the model does not have."""
+    chosen = components(sweep.parts) if chosen is None else named(sweep.parts, chosen)
+    trees = sweep.target.trees
+    checks = [controls.require(controls.positive_controls(sweep), sweep)]  # before anything long
+    patched = np.full((len(chosen), len(sweep.target.delta)), np.nan)  # [component, prompt]
+    for start in tqdm(range(sweep.parts.depth + 1), desc="patching", unit="layer", disable=None):
+        places = [k for k, component in enumerate(chosen) if component.start == start]
+        here = [chosen[k] for k in places]
+        for t, tree in enumerate(trees if here else []):
+            patched[np.ix_(places, tree.prompts)] = _each_in_tree(sweep, tree, here, start)
+            # The draws of a layer go to its trees in turn; the next layer begins with the next tree.
+            count = len(range((t - start) % len(trees), draws, len(trees)))
+            checks.append(controls.random_patches(sweep, tree, here, count, seed))
+        kinds = sorted({component.kind for component in chosen if component.layer == start})
         if kinds:
-            checks.append(controls.itself(parts, target, kinds, start, positions))
-    frame = _frame(target.encoded, wanted, positions, mode)
-    deltas = (np.tile(recording.delta, len(wanted)) for recording in (source, target))
-    frame = _compare(frame, *deltas, patched.reshape(-1))
-    checks.append(controls.again(parts, frame, wanted, patched, source, target, positions, mode, share, seed))
-    table = pd.concat([c for c in checks if len(c)], ignore_index=True)
-    return frame, controls.hold(table, parts)
+            checks.append(controls.self_patch(sweep, kinds, start))
+    patches = _with_effect(_one_row_each(sweep, chosen), sweep, patched)
+    checks.append(controls.recomputed(sweep, patches, chosen, share, seed))
+    filled = [check for check in checks if len(check)]
+    return patches, controls.require(pd.concat(filled, ignore_index=True), sweep)
 
 
-def _frame(encoded: Encoded, wanted: Sequence[Component], positions: str, mode: str) -> pd.DataFrame:
+def _each_in_tree(sweep: Sweep, tree: Tree, here: Sequence[Component], start: int) -> np.ndarray:
+    """delta with each component patched alone, [component, prompt of the tree]."""
+    source, target = sweep.source.at(tree.nodes), sweep.target.at(tree.nodes)
+    deltas = np.tile(sweep.target.delta[tree.prompts], (len(here), 1))  # [component, prompt]
+    changed, rows = [], []
+    for k, component in enumerate(here):
+        patch = sweep.patch(component, source)  # value [node, width]
+        # Where both models computed the same, to the bit, the patch changes nothing: delta is the target's.
+        if not torch.equal(patch.value, sweep.patch(component, target).value):
+            changed.append(k)
+            rows.append([patch])
+    deltas[changed] = sweep.deltas(tree, rows, start)
+    return deltas
+
+
+def _one_row_each(sweep: Sweep, chosen: Sequence[Component]) -> pd.DataFrame:
     """One row per component and prompt, in this order."""
-    about = encoded.frame()
-    frame = pd.concat([about] * len(wanted), ignore_index=True)
-    for column, value in (("component", "name"), ("kind", "kind"), ("layer", "layer"), ("head", "head")):
-        frame[column] = np.repeat([getattr(c, value) for c in wanted], len(about))
-    return frame.assign(positions=positions, mode=mode)
+    prompts, frames = sweep.target.encoded.frame(), []
+    for component in chosen:
+        place = {"kind": component.kind, "layer": component.layer, "head": component.head}
+        frames.append(prompts.assign(component=component.name, **place))
+    return pd.concat(frames, ignore_index=True).assign(positions=sweep.positions, mode=sweep.mode)
 
 
-def _compare(frame: pd.DataFrame, source, target, patched) -> pd.DataFrame:
-    flip = (np.asarray(target) > 0) != (np.asarray(patched) > 0)
-    return frame.assign(
-        delta_source=source, delta_target=target, delta_patched=patched, effect=patched - target, flip=flip
-    )
+def _with_effect(frame: pd.DataFrame, sweep: Sweep, patched: np.ndarray) -> pd.DataFrame:
+    """``frame`` with its deltas, effect and flip; ``patched`` is [anything, prompt], one value a row of the frame."""
+    source = np.broadcast_to(sweep.source.delta, patched.shape).reshape(-1)
+    target = np.broadcast_to(sweep.target.delta, patched.shape).reshape(-1)
+    patched = patched.reshape(-1)
+    frame = frame.assign(delta_source=source, delta_target=target, delta_patched=patched)
+    return frame.assign(effect=patched - target, flip=(target > 0) != (patched > 0))
 
 
 # --- sets of components ----------------------------------------------------------------------------------------------
 
 
-def _start(chosen: Sequence[Component], parts: Anatomy) -> int:
-    return min((c.start for c in chosen), default=parts.depth)
+def patch_together(sweep: Sweep, sets: Mapping[str, Sequence[str | Component]]) -> pd.DataFrame:
+    """Sufficiency: patch all components of a set at once. One row per set and prompt: prompt_id, scenario, set, size,
+    delta_source, delta_target, delta_patched, effect, flip, and ``recovered`` = effect / (delta_source -
+    delta_target): 1 is the source's decision. In mode ``"output"`` all heads and MLPs together are the source."""
+    members = [named(sweep.parts, chosen) for chosen in sets.values()]
+    patched = sweep.together(members)  # [set, prompt]
+    prompts, frames = sweep.target.encoded.frame(), []
+    for name, chosen in zip(sets, members, strict=True):
+        frames.append(prompts.assign(set=name, size=len(chosen)))
+    frame = _with_effect(pd.concat(frames, ignore_index=True), sweep, patched)
+    gap = frame["delta_source"] - frame["delta_target"]
+    return frame.assign(recovered=frame["effect"] / gap.where(gap != 0))
 
 
-def patch_together(
-    model,
-    source: Recording,
-    target: Recording,
-    sets: dict[str, Sequence[str | Component]],
-    positions: str = "all",
-    mode: str = "output",
-) -> pd.DataFrame:
-    """Sufficiency: all components of a set patched at once. One row per prompt and set: prompt_id, scenario, set,
-    size, delta_source, delta_target, delta_patched, effect, flip, and ``recovered`` = effect / (delta_source -
-    delta_target): 1 is the source's decision."""
-    check(source, target, positions, mode)
-    parts = anatomy(model)
-    chosen = {name: named(model, members) for name, members in sets.items()}
-    patched = _sets(parts, source, target, list(chosen.values()), positions, mode)
-    frames = []
-    for (name, members), delta in zip(chosen.items(), patched, strict=True):
-        frame = target.encoded.frame().assign(set=name, size=len(members))
-        frame = _compare(frame, source.delta, target.delta, delta)
-        gap = frame["delta_source"] - frame["delta_target"]
-        frames.append(frame.assign(recovered=frame["effect"] / gap.where(gap != 0)))
-    return pd.concat(frames, ignore_index=True)
+def pairwise(sweep: Sweep, chosen: Sequence[str | Component]) -> pd.DataFrame:
+    """Do two components act together or each for itself? Patch every two of ``chosen`` singly and at once.
+
+    One row per pair of components and prompt: prompt_id, scenario, ``one``, ``other``, ``effect_one``,
+    ``effect_other``, ``effect_both`` and ``interaction`` = effect_both - effect_one - effect_other (logits). It is 0
+    where the effects add up. It has their sign where two do more than the sum of both, and the other sign where they do
+    the same thing twice. Raises RewiredError for a component that contains another."""
+    members = named(sweep.parts, chosen)
+    pairs = list(combinations(members, 2))
+    for a, b in pairs:
+        _require_apart(a, b)
+    sets = [[component] for component in members] + [[a, b] for a, b in pairs]
+    effects = sweep.together(sets) - sweep.target.delta  # [component, then pair, prompt]
+    alone = dict(zip(members, effects, strict=False))
+    prompts, frames = sweep.target.encoded.frame(), []
+    for (a, b), both in zip(pairs, effects[len(members) :], strict=True):
+        effects = {"effect_one": alone[a], "effect_other": alone[b], "effect_both": both}
+        frames.append(prompts.assign(one=a.name, other=b.name, **effects))
+    frame = pd.concat(frames, ignore_index=True)
+    return frame.assign(interaction=frame["effect_both"] - frame["effect_one"] - frame["effect_other"])
 
 
-def _sets(parts, source, target, sets: Sequence[Sequence[Component]], positions: str, mode: str) -> np.ndarray:
-    """[set, prompt]: delta with each set patched."""
-    patched = np.full((len(sets), len(target.delta)), np.nan)
-    for start in sorted({_start(members, parts) for members in sets}):
-        index = [k for k, members in enumerate(sets) if _start(members, parts) == start]
-        for tree in target.trees:
-            values = source.at(tree.nodes)
-            rows = [[patch_of(c, values, mode) for c in sets[k]] for k in index]
-            patched[np.ix_(index, tree.prompts)] = patched_deltas(parts, tree, target, rows, start, positions)
-    return patched
-
-
-def pairwise(
-    model,
-    source: Recording,
-    target: Recording,
-    wanted: Sequence[str | Component],
-    positions: str = "all",
-    mode: str = "output",
-) -> pd.DataFrame:
-    """Do two components act together or each for itself? Every two of ``wanted`` patched singly and at once. One row
-    per prompt and pair: prompt_id, scenario, ``one``, ``other``, ``effect_one``, ``effect_other``, ``effect_both`` and
-    ``interaction`` = effect_both - effect_one - effect_other (logits): 0 where the effects add up; of their sign where
-    two do more than the sum of both, of the other sign where they do the same thing twice. Raises RewiredError for a
-    component that contains another (a stream, a layer's attention and one of its heads)."""
-    wanted = named(model, wanted)
-    pairs = list(combinations(wanted, 2))
-    for a, b in [(a, b) for a, b in pairs if a == b or _contains(a, b) or _contains(b, a)]:
+def _require_apart(a: Component, b: Component) -> None:
+    if a == b or _contains(a, b) or _contains(b, a):
         raise RewiredError(
             f"{a.name} and {b.name} were both asked for, and one contains the other: patched together they are one of "
             "the two. Choose components that are apart, such as heads and MLPs."
         )
-    sets = {c.name: [c] for c in wanted} | {f"{a.name} + {b.name}": [a, b] for a, b in pairs}
-    effects = patch_together(model, source, target, sets, positions, mode)
-    effects = effects.pivot(index="prompt_id", columns="set", values="effect")
-    about, frames = target.encoded.frame(), []
-    for a, b in pairs:
-        found = {"one": a.name, "other": b.name}
-        for name, chosen in (("one", a.name), ("other", b.name), ("both", f"{a.name} + {b.name}")):
-            found[f"effect_{name}"] = effects.loc[about["prompt_id"], chosen].to_numpy()
-        frames.append(about.assign(**found))
-    frame = pd.concat(frames, ignore_index=True)
-    return frame.assign(interaction=frame["effect_both"] - frame["effect_one"] - frame["effect_other"])
 
 
 def _contains(a: Component, b: Component) -> bool:
@@ -204,131 +179,101 @@ def ladder(ranked: Sequence[str], sizes: Sequence[int] = (1, 2, 4, 8, 16), draws
             raise RewiredError(f"A set of {size} components was asked for, and only {len(ranked)} are ranked.")
         sets[f"top-{size}"] = list(ranked[:size])
         for i in range(draws):
-            sets[f"random-{size}-{i}"] = [ranked[k] for k in random.choice(len(ranked), size, replace=False)]
+            drawn = random.choice(len(ranked), size, replace=False)
+            sets[f"random-{size}-{i}"] = [ranked[k] for k in drawn]
     return sets
 
 
-def greedy(
-    model,
-    source: Recording,
-    target: Recording,
-    candidates: Sequence[str | Component],
-    positions: str = "all",
-    mode: str = "output",
-    limit: int | None = None,
-) -> pd.DataFrame:
-    """A small circuit for every prompt: starting from nothing, add the candidate that moves delta farthest toward the
-    source's, all remaining candidates tried anew after each addition, until delta changes sign, no candidate moves it
-    closer, or ``limit`` are in. One row per prompt and step (from 1): prompt_id, scenario, step, component,
-    delta_source, delta_target, delta_patched, effect and flip. A prompt on which both agree has no rows."""
-    check(source, target, positions, mode)
-    parts, candidates = anatomy(model), named(model, candidates)
+def greedy(sweep: Sweep, candidates: Sequence[str | Component], limit: int | None = None) -> pd.DataFrame:
+    """A small circuit for every prompt on which source and target disagree.
+
+    Starting from nothing, add the candidate that moves delta farthest toward the source's, all remaining candidates
+    tried anew after each addition. Stop when delta changes sign, when no candidate moves it closer, or when ``limit``
+    are in. One row per prompt and step (from 1): prompt_id, scenario, step, component, delta_source, delta_target,
+    delta_patched, effect and flip."""
+    members = named(sweep.parts, candidates)
     frames = []
-    for i in tqdm(range(len(target.delta)), desc="circuits", unit="prompt", disable=None):
-        toward, own = source.delta[i], target.delta[i]
-        if (toward > 0) == (own > 0):
-            continue
-        here, there = target.select([i]), source.select([i])
-        chosen, reached = [], own
-        while len(chosen) < (limit or len(candidates)) and (reached > 0) == (own > 0):
-            rest = [c for c in candidates if c not in chosen]
-            tried = _sets(parts, there, here, [[*chosen, c] for c in rest], positions, mode)[:, 0]
-            best = int(np.argmax((tried - reached) * np.sign(toward - own))) if len(rest) else -1
-            if best < 0 or (tried[best] - reached) * np.sign(toward - own) <= 0:
-                break
-            chosen, reached = [*chosen, rest[best]], tried[best]
-            step = here.encoded.frame().assign(step=len(chosen), component=rest[best].name)
-            frames.append(_compare(step, toward, own, reached))
+    for i in tqdm(range(len(sweep.target.delta)), desc="circuits", unit="prompt", disable=None):
+        if (sweep.source.delta[i] > 0) != (sweep.target.delta[i] > 0):
+            frames += _circuit(sweep.select([i]), members, len(members) if limit is None else limit)
+    if frames:
+        return pd.concat(frames, ignore_index=True)
     columns = ["prompt_id", "scenario", "step", "component", "delta_source", "delta_target", "delta_patched"]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*columns, "effect", "flip"])
+    return pd.DataFrame(columns=[*columns, "effect", "flip"])
 
 
-# --- attribution patching: a screen ----------------------------------------------------------------------------------
+def _circuit(sweep: Sweep, candidates: Sequence[Component], limit: int) -> list[pd.DataFrame]:
+    """The steps of one prompt's circuit, one frame of one row each. ``sweep`` holds that prompt alone."""
+    own = reached = sweep.target.delta[0]
+    direction = np.sign(sweep.source.delta[0] - own)
+    chosen, rest, steps = [], list(candidates), []
+    while rest and len(chosen) < limit and (reached > 0) == (own > 0):
+        tried = sweep.together([[*chosen, candidate] for candidate in rest])[:, 0]  # [candidate]
+        gain = (tried - reached) * direction  # [candidate], above 0: closer to the source
+        best = int(gain.argmax())
+        if gain[best] <= 0:
+            break
+        reached = tried[best]
+        chosen.append(rest.pop(best))
+        step = sweep.target.encoded.frame().assign(step=len(chosen), component=chosen[-1].name)
+        steps.append(_with_effect(step, sweep, np.array([reached])))
+    return steps
 
 
-def screen(
-    model,
-    source: Recording,
-    target: Recording,
-    kinds: Sequence[str] = ("head", "mlp"),
-    positions: str = "all",
-    mode: str = "input",
-    batch_size: int = BATCH_SIZE,
+# --- attribution patching --------------------------------------------------------------------------------------------
+
+
+def attribution_patching(
+    sweep: Sweep, kinds: Sequence[str] = ("head", "mlp"), batch_size: int = BATCH_SIZE
 ) -> pd.DataFrame:
-    """Attribution patching: the first-order guess (source - target) · gradient of delta, one backward pass for all
-    components. Columns: prompt_id, scenario, component, kind, layer, head, positions, mode, ``estimate`` of the effect.
-    It says where to look and replaces no patch: the effects are not linear."""
-    check(source, target, positions, mode)
-    parts, encoded = anatomy(model), target.encoded
-    wanted = components(model, kinds)
-    sites = [(site, layer) for layer in range(parts.depth) for site in ("z", "attn_out", "mlp_out")]
-    sites += [("resid_pre", layer) for layer in range(1, parts.depth)] + [("resid_final", parts.depth)]
-    estimate = np.zeros((len(wanted), len(encoded.rows)))
-    for indices, ids in batches(encoded.rows, batch_size, parts.device):
-        gradients = _gradients(parts, ids, sorted(sites, key=_execution), encoded.pick(indices))
-        for r, i in enumerate(indices):
+    """Attribution patching: (source - target) · gradient of delta, the effect to first order (Nanda 2023).
+
+    One backward pass serves all components of a prompt. Columns: prompt_id, scenario, component, kind, layer, head,
+    positions, mode, ``estimate`` of the effect (logits). It says where to look and replaces no patch: the effects are
+    not linear."""
+    source, target, encoded = sweep.source, sweep.target, sweep.target.encoded
+    chosen = components(sweep.parts, kinds)
+    estimate = np.zeros((len(chosen), len(encoded.rows)))  # [component, prompt]
+    for indices, ids in batches(encoded.rows, batch_size, sweep.parts.device):
+        gradients = _gradients(sweep.parts, ids, encoded.pick(indices))
+        for row, i in enumerate(indices):
             there, own = source.at(source.path(i)), target.at(target.path(i))
-            for k, component in enumerate(wanted):
-                a, b = patch_of(component, there, mode), patch_of(component, own, mode)
-                change = (a.value - b.value).double()
-                slope = gradients[_gradient_site(component, mode, parts.depth)][r, : len(change)].double()
-                if a.site == "z":
-                    slope = slope[:, component.head * parts.head_dim : (component.head + 1) * parts.head_dim]
-                product = (change * slope).sum(-1)  # [position]
-                estimate[k, i] = float(product.sum() if positions == "all" else product[-1])
-    return _frame(encoded, wanted, positions, mode).assign(estimate=estimate.reshape(-1))
+            slopes = {site: gradient[row].double() for site, gradient in gradients.items()}  # [position, width]
+            for k, component in enumerate(chosen):
+                change = sweep.patch(component, there).value - sweep.patch(component, own).value  # [position, width]
+                slope = _slope(sweep, component, slopes)[: len(change)]  # [position, width], padding cut off
+                product = (change.double() * slope).sum(-1)  # [position]
+                estimate[k, i] = float(product.sum() if sweep.positions == "all" else product[-1])
+    return _one_row_each(sweep, chosen).assign(estimate=estimate.reshape(-1))
 
 
-def _execution(site_layer: tuple[str, int]) -> tuple[int, int]:
-    return site_layer[1], ("resid_pre", "z", "attn_out", "mlp_out", "resid_final").index(site_layer[0])
-
-
-def _gradient_site(component: Component, mode: str, depth: int) -> tuple[str, int]:
-    if component.kind == "resid":
-        return ("resid_final" if component.layer == depth - 1 else "resid_pre"), component.layer + 1
-    if component.kind == "head":
-        return ("z" if mode == "input" else "attn_out"), component.layer
-    return f"{component.kind}_out", component.layer
+def _slope(sweep: Sweep, component: Component, slopes: Mapping[tuple[str, int], torch.Tensor]) -> torch.Tensor:
+    """The gradient with respect to what a patch of the component changes, [position, width]."""
+    layer, kind = component.layer, component.kind
+    if kind == "resid":
+        site = "resid_final" if layer == sweep.parts.depth - 1 else "resid_pre"
+        return slopes[site, layer + 1]
+    if kind == "head" and sweep.mode == "input":
+        width = sweep.parts.head_dim
+        return slopes["z", layer][:, component.head * width : (component.head + 1) * width]
+    return slopes["mlp_out" if kind == "mlp" else "attn_out", layer]
 
 
 @torch.enable_grad()
-def _gradients(parts: Anatomy, ids, sites, encoded: Encoded) -> dict[tuple[str, int], torch.Tensor]:
+def _gradients(parts: Anatomy, ids: torch.Tensor, encoded: Encoded) -> dict[tuple[str, int], torch.Tensor]:
     """{(site, layer): d delta / d activation [row, position, width]}: rows do not mix, so one backward serves all."""
-    net, live = parts.view, []
+    sites = []  # in the order of execution
+    for layer in range(parts.depth):
+        sites += [("resid_pre", layer)] if layer else []
+        sites += [("z", layer), ("attn_out", layer), ("mlp_out", layer)]
+    sites.append(("resid_final", parts.depth))
+    live, net = [], parts.view
     with net.trace(input_ids=ids, use_cache=False):
         net.embed_tokens.output.requires_grad_()
         for site, layer in sites:
             module, side = locate(net, parts.sandwich, site, layer)
-            live.append(getattr(module, side).save())
+            live.append(getattr(module, side).save())  # [row, position, width]
     last = torch.tensor([len(row) - 1 for row in encoded.rows], device=parts.device)
-    final = live[-1][torch.arange(len(ids), device=parts.device), last]
-    delta = read_out(parts, final, encoded)[0]
+    final = live[-1][torch.arange(len(ids), device=parts.device), last]  # [row, d_model] at the decision step
+    delta = read_out(parts, final, encoded)[0]  # [row]
     return dict(zip(sites, torch.autograd.grad(delta.sum(), live), strict=True))
-
-
-# --- two variants of a study -----------------------------------------------------------------------------------------
-
-
-def record_variant(study, variant: str, seed: int, prompts: Sequence[Prompt], labels=None) -> Recording:
-    """The recording of a study's variant; the model is switched back afterwards."""
-    with study.variant(variant, seed) as model:
-        return record(model, study.tokenizer, prompts, labels)
-
-
-def patch_pair(
-    study,
-    source: tuple[str, int],
-    target: tuple[str, int],
-    prompts: Sequence[Prompt],
-    labels: Labels | Sequence[str] | None = None,
-    **options,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """`sweep` from one (variant, seed) into another, with columns ``source`` and ``target`` (``strategic-1``) in
-    front. ``options`` are those of `sweep`."""
-    recordings = [record_variant(study, *run, prompts, labels) for run in (source, target)]
-    with study.variant(*target) as model:
-        tables = sweep(model, *recordings, **options)
-    names = {"source": "{}-{}".format(*source), "target": "{}-{}".format(*target)}
-    return tuple(
-        table.assign(**names)[[*names, *(c for c in table.columns if c not in names)]] for table in tables
-    )  # fmt: skip
