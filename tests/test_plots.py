@@ -131,13 +131,6 @@ FIGURES = {
     ),
     "two_metrics": lambda: plots.two_metrics(SHARES, "x", "y", "x", "y"),
     "agreement": lambda: plots.agreement(SHARES),
-    "distances": lambda: plots.distances(
-        pd.DataFrame(
-            {"pair": ["a", "a – b"], "kind": ["within a variant", "between variants"], "distance": [0.1, 0.4]}
-        ),
-        0.1,
-    ),
-    "distances, one seed": lambda: plots.distances(pd.DataFrame(columns=["pair", "kind", "distance"]), float("nan")),
     "strips": lambda: plots.strips(DEEP, "scenario", "delta", "delta"),
     "strips, one value each": lambda: plots.strips(
         DEEP.drop_duplicates(["model", "depth"]), "depth", "delta", "delta", zero=False

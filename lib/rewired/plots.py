@@ -1,7 +1,7 @@
 """One palette, one look: every figure of the book.
 
-Four shapes draw most of them: ``rows``, ``lines``, ``grid`` and ``scatter`` (and ``bars``). Each takes a tidy frame (one
-row an observation) and the names of its columns, and returns a matplotlib ``Figure``; nothing here measures anything.
+Five shapes draw most of them: ``rows``, ``lines``, ``grid``, ``scatter`` and ``bars``. Each takes a tidy frame (one row
+an observation) and the names of its columns, and returns a matplotlib ``Figure``; nothing here measures anything.
 A figure of one chapter stands in that chapter: ``panels`` gives it axes with the book's look, ``style`` its colours.
 
 A model keeps its colour *and* its marker through the whole book, so that a figure can be read without telling colours
@@ -235,7 +235,7 @@ def _series_in_rows(ax: Axes, frame: pd.DataFrame, row: str, value: str, levels,
 
 def distances(pairs: pd.DataFrame, judged: pd.DataFrame, xlabel: str, value: str = "distance") -> Figure:
     """Distances between runs beside rule 7: ``runs.pairs`` (columns ``pair``, ``kind``, ``value``) and ``runs.differ`` of
-    it (``pair``, ``within``: a red tick in the row of two variants, the largest distance between runs of either)."""
+    them (``pair``, ``within``). A red tick in the row of two variants is the largest distance of two runs of either."""
     marked = pairs.merge(judged[["pair", "within"]].rename(columns={"within": "mark"}), on="pair", how="left")
     figure = rows(marked, "pair", value, "kind", xlabel=xlabel)
     figure.axes[0].set_xlim(left=0)
@@ -846,31 +846,6 @@ def agreement(frame: pd.DataFrame, series: str = "model", title: str = "") -> Fi
     axes.set_title(title)
     if len(names) > 1:
         _legend(figure, axes)
-    return figure
-
-
-@look
-def distances(
-    frame: pd.DataFrame,
-    yardstick: float,
-    xlabel: str = "mean difference in p_defect over the scenario prompts",
-) -> Figure:
-    """Distances between runs. Columns ``pair`` (row), ``kind`` (``within a variant`` or ``between variants``),
-    ``distance``; small points are pairs of runs, the large one their mean, the line ``yardstick`` the largest
-    distance within a variant."""
-    rows, kinds = list(dict.fromkeys(frame["pair"])), list(dict.fromkeys(frame["kind"]))
-    figure, (axes,) = _panels(1, height=0.34 * len(rows) + 0.8)
-    for (pair, kind), part in frame.groupby(["pair", "kind"], sort=False):
-        y, style = rows.index(pair), _style(kind, kinds)
-        axes.scatter(part["distance"], np.full(len(part), y), s=14, alpha=0.5, linewidths=0, **style)
-        axes.scatter(part["distance"].mean(), y, s=52, edgecolor="white", linewidth=0.6, zorder=3, **style)
-    for kind in kinds:
-        axes.scatter([], [], s=52, label=kind, **_style(kind, kinds))
-    axes.axvline(yardstick, color=INK, linewidth=1, linestyle="--", label="largest within")
-    _rows(axes, rows)
-    axes.set_xlim(left=0)
-    axes.set_xlabel(xlabel)
-    _legend(figure, axes, ncols=3)
     return figure
 
 
