@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from rewired.errors import RewiredError
+from rewired.errors import RewiredError, choice
 
 MOVES = ("C", "D")
 STATES = ("CC", "CD", "DC", "DD")
@@ -49,7 +49,7 @@ def dilemma(reward: int, sucker: int, temptation: int, punishment: int) -> Game:
             f"The matrix R, S, T, P = {reward}, {sucker}, {temptation}, {punishment} is not a prisoner's dilemma: "
             "it needs T > R > P > S. Put the four numbers in the order R, S, T, P, for example [3, 0, 4, 1]."
         )
-    R, S, T, P = reward, sucker, temptation, punishment
+    R, S, T, P = reward, sucker, temptation, punishment  # the letters of the literature
     return _game("prisoners_dilemma", "Prisoner's Dilemma", (R, R), (S, T), (T, S), (P, P))
 
 
@@ -57,10 +57,15 @@ GAMES: dict[str, Game] = {
     game.name: game
     for game in (
         dilemma(3, 0, 4, 1),
+        # what pays: to cooperate together, but only together
         _game("stag_hunt", "Stag Hunt", (4, 4), (0, 3), (3, 0), (1, 1)),
+        # what pays: to defect alone; together it is the disaster
         _game("chicken", "Chicken", (2, 2), (1, 4), (4, 1), (0, 0)),
+        # what pays: to do the same, though each prefers another outcome
         _game("bach_stravinsky", "Bach or Stravinsky", (3, 2), (0, 0), (0, 0), (2, 3)),
+        # what pays: to defect together
         _game("defective_coordination", "Defective Coordination", (1, 1), (0, 0), (0, 0), (4, 4)),
+        # what pays: that one cooperates, better the other
         _game("volunteer", "Volunteer's Dilemma", (3, 3), (1, 4), (4, 1), (0, 0)),
     )
 }
@@ -116,8 +121,12 @@ def best_moves(reward: Callable[[Turn], float], game: Game) -> dict[str, str | N
     both earn the same."""
     best: dict[str, str | None] = {}
     for state in STATES:
-        c, d = (reward(Turn(state, own, state[0], game.points(own, state[0]))) for own in MOVES)
-        best[state] = None if abs(c - d) < 1e-12 else "C" if c > d else "D"
+        other = state[0]  # what Tit-for-Tat plays now: my previous move
+        c = reward(Turn(state, "C", other, game.points("C", other)))
+        d = reward(Turn(state, "D", other, game.points("D", other)))
+        best[state] = "C" if c > d else "D"
+        if abs(c - d) < 1e-12:  # rewards may be sums of fractions
+            best[state] = None
     return best
 
 
@@ -129,7 +138,7 @@ def reward(name: str, title: str, study: str = "", optimum: Mapping[str, str | N
         if optimum is None:
             best = best_moves(function, GAMES["prisoners_dilemma"])
         else:
-            best = {state: None for state in STATES} | dict(optimum)
+            best = dict.fromkeys(STATES) | dict(optimum)  # states that are not named: either move
         REWARDS[name] = Reward(name, title, study, MappingProxyType(best), function)
         return function
 
@@ -161,25 +170,25 @@ def hybrid(turn: Turn) -> float:
     return turn.payoffs[0] + deontological(turn)
 
 
-# --- look-ups that fail clearly ------------------------------------------------------------------------------------
-
-
-def _look_up(kind: str, registry: Mapping[str, object], name: str, fix: str):
-    if name not in registry:
-        raise RewiredError(f"Unknown {kind} {name!r}. Allowed: {', '.join(registry)}. {fix}")
-    return registry[name]
+# --- look-ups that fail clearly --------------------------------------------------------------------------------------
 
 
 def get_game(name: str) -> Game:
     """The game called ``name``, or a RewiredError that lists the known ones."""
-    return _look_up("game", GAMES, name, "Games are defined in lib/rewired/games.py.")
+    if name not in GAMES:
+        raise choice("game", name, GAMES, "Games are defined in lib/rewired/games.py.")
+    return GAMES[name]
 
 
 def get_opponent(name: str) -> Callable:
     """The opponent called ``name``, or a RewiredError that lists the known ones."""
-    return _look_up("opponent", OPPONENTS, name, "Opponents are defined in lib/rewired/games.py.")
+    if name not in OPPONENTS:
+        raise choice("opponent", name, OPPONENTS, "Opponents are defined in lib/rewired/games.py.")
+    return OPPONENTS[name]
 
 
 def get_reward(name: str) -> Reward:
     """The reward called ``name``, or a RewiredError that lists the known ones."""
-    return _look_up("reward", REWARDS, name, "Add one with the decorator `reward` in lib/rewired/games.py.")
+    if name not in REWARDS:
+        raise choice("reward", name, REWARDS, "Add one with the decorator `reward` in lib/rewired/games.py.")
+    return REWARDS[name]
