@@ -2,46 +2,48 @@
 
 import json
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-import papermill
 import pytest
 
-from rewired.__main__ import sockets
+from rewired.execute import execute
 
 ROOT = Path(__file__).resolve().parents[1]
-CHAPTERS = {
-    "01_pocket": {"questions": 8},
-    "02_training": {"checkpoints": 1, "components": 2},
-    "03_prompts": {"label_pairs": [["action1", "action2"], ["red", "green"]]},
-    "04_decisions": {},
-    "05_behaviour": {"plays": 10, "rounds": 4},
-    "06_logit_lens": {"per_scenario": 1},
-    "07_attribution": {"per_scenario": 1},
-    "08_patching": {"few": 1},
-    "09_attention": {"per_scenario": 2, "few": 1},
-    "10_interactions": {"per_scenario": 1, "strongest": 3, "few": 1, "draws": 100},
-    "11_weights": {},
-    "13_synthesis": {"per_scenario": 2},
-    "14_traps": {"shrink": [1, 64]},
-    "15_verdicts": {},
-}
-READS = {
-    "13_synthesis": ["06_logit_lens", "08_patching"],
-    "14_traps": ["04_decisions", "07_attribution", "08_patching", "09_attention", "10_interactions", "11_weights"],
-    "15_verdicts": [*CHAPTERS][3:11],
-}
-"""Chapters that read other chapters' tables, and which these are."""
-NOTEBOOKS = [*CHAPTERS, "runs/train", "runs/patch_pair"]
+sys.path.insert(0, str(ROOT / "tools"))
+import registry  # noqa: E402
+
+CHAPTERS = registry.chapters(ROOT)
+"""{name: chapter}, as the notebooks' own metadata describes them."""
+RUNS = ["runs/train", "runs/patch_pair"]
+NOTEBOOKS = [chapter.path for chapter in CHAPTERS.values()] + RUNS
+"""Every stored notebook, as seen from ``notebooks/``."""
 LITTLE = {"episodes": 8, "batch_size": 20, "checkpoint_every": 4}
 """As little training as leaves every file; no model learns anything from it."""
 SAMPLES = 10
 GLUE = re.compile(r"\{glue(?::(?P<kind>\w+))?\}(?:`(?P<role>[^`]+)`| +(?P<directive>\S+))")
+HIDDEN = {"hide-input", "hide-cell", "remove-cell", "remove-input"}
+"""Tags of cells whose code a reader does not see at once."""
 
 
-def cells(name: str, kind: str) -> list[dict]:
-    notebook = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())
-    return [cell for cell in notebook["cells"] if cell["cell_type"] == kind]
+def read_by(name: str) -> list[str]:
+    """The chapters whose tables this one reads."""
+    tables = set(registry.tables_read(CHAPTERS[name], CHAPTERS))
+    return [other.name for other in CHAPTERS.values() if tables & set(other.writes)]
+
+
+def stored(path: str) -> dict:
+    """A notebook by its path in ``notebooks/``, without ending."""
+    return json.loads((ROOT / "notebooks" / f"{path}.ipynb").read_text())
+
+
+def cells(path: str, kind: str) -> list[dict]:
+    return [cell for cell in stored(path)["cells"] if cell["cell_type"] == kind]
+
+
+def tags(cell: dict) -> list[str]:
+    return cell["metadata"].get("tags", [])
 
 
 def source(cell: dict) -> str:
@@ -58,26 +60,20 @@ def glued(executed: dict) -> dict[str, str]:
     return {scrap["metadata"]["scrapbook"]["name"]: json.dumps(scrap["data"]) for scrap in scraps}
 
 
-def pasted(markdown: str) -> list[tuple[str, str]]:
+def pasted(markdown: str) -> Iterator[tuple[str, str]]:
     """(document or "", key) of everything that a text takes from a run."""
-    found = []
     for match in GLUE.finditer(markdown):
         key = match["role"] or match["directive"]
         document = re.search(rf"\{{glue\}} {re.escape(key)}\n:doc: (\S+)", markdown) if match["directive"] else None
         before, _, after = key.rpartition("::")
-        found.append((before or (document[1] if document else ""), after.removesuffix(":s")))
-    return found
+        yield before or (document[1] if document else ""), after.removesuffix(":s")
 
 
-def run(name: str, out: Path, root: Path, project: Path = ROOT, build: bool = True, **parameters) -> dict:
-    """The notebook executed with ``project``'s library and its results in ``root``; ``build``: as in `make book`."""
-    with pytest.MonkeyPatch.context() as environment, sockets() as config:
+def run(path: str, out: Path, root: Path, build: bool = True, **parameters) -> dict:
+    """The notebook executed in this process with its results in ``root``; ``build``: as in `make book`."""
+    with pytest.MonkeyPatch.context() as environment:
         environment.setenv("REWIRED_ROOT", str(root))
-        environment.setenv("PYTHONPATH", str(project / "lib"))
         if build:
             environment.setenv("REWIRED_BUILD", "1")
-        executed = papermill.execute_notebook(
-            str(project / "notebooks" / f"{name}.ipynb"), str(out), parameters, cwd=str(project), config=config,
-            progress_bar=False,
-        )  # fmt: skip
-    return json.loads(json.dumps(executed))
+        execute(ROOT / "notebooks" / f"{path}.ipynb", out, parameters, here=True)
+    return json.loads(out.read_text())

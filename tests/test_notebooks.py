@@ -1,67 +1,176 @@
-"""Every notebook: how it is stored, what it refuses, and a run that runs alone."""
+"""Every notebook as it is stored: its form, its parts, what its metadata promises, and what it refuses."""
 
 import ast
+import json
 import re
 
-import papermill
 import pytest
-from chapters import CHAPTERS, LITTLE, NOTEBOOKS, cells, run, source
+from chapters import CHAPTERS, HIDDEN, LITTLE, NOTEBOOKS, ROOT, cells, registry, run, source, stored, tags
 from IPython.core.interactiveshell import InteractiveShell
 
-# --- as they are stored ----------------------------------------------------------------------------------------------
+from rewired.errors import RewiredError
+
+STUDENTS = [chapter.path for chapter in CHAPTERS.values()]
+
+# --- form ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_stored_without_outputs(name):
-    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells(name, "code"))
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_stored_without_outputs(path):
+    assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells(path, "code"))
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_cells_are_short(name):
-    for cell in cells(name, "code"):
-        assert len(source(cell).splitlines()) <= 20, source(cell)
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_code_fits_the_page(path):
+    """At most 20 lines a cell and 88 columns a line, and nothing that keeps ruff from unfolding it."""
+    problems = []
+    for number, cell in enumerate(stored(path)["cells"]):
+        if cell["cell_type"] != "code":
+            continue
+        lines = source(cell).splitlines()
+        if len(lines) > 20:
+            problems.append(f"cell {number} has {len(lines)} lines: {lines[0]}")
+        problems += [f"cell {number} has a line of {len(line)} columns: {line}" for line in lines if len(line) > 88]
+        problems += [f"cell {number} keeps ruff out: {line}" for line in lines if "fmt: skip" in line]
+    assert not problems, "\n".join([path, *problems])
 
 
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_the_first_cell_holds_literal_parameters(name):
-    first = cells(name, "code")[0]
+@pytest.mark.parametrize("path", STUDENTS)
+def test_setup_takes_four_lines(path):
+    parameters, setup = cells(path, "code")[:2]
+    assert tags(parameters) == ["parameters"]
+    lines = [line for line in source(setup).splitlines() if line.strip()]
+    assert len(lines) <= 4 and "book = chapter(" in source(setup), "\n".join(lines)
+
+
+def test_most_code_is_shown():
+    """At most 12 % of the book's code lines stand in cells whose code a reader must open."""
+    told, every, folded = [], 0, 0
+    for path in STUDENTS:
+        counted = [(len(source(cell).splitlines()), bool(HIDDEN & set(tags(cell)))) for cell in cells(path, "code")]
+        lines, hidden = sum(count for count, _ in counted), sum(count for count, closed in counted if closed)
+        told.append(f"{path:24} {hidden:4} of {lines:4} lines hidden, {100 * hidden / lines:3.0f} %")
+        every, folded = every + lines, folded + hidden
+    print("\n".join(told))
+    assert folded <= 0.12 * every, "\n".join([f"{folded} of {every} lines are hidden", *told])
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_the_first_cell_holds_literal_parameters(path):
+    first = cells(path, "code")[0]
     assert first["metadata"]["tags"] == ["parameters"]
     values = {node.targets[0].id: ast.literal_eval(node.value) for node in ast.parse(source(first)).body}
     assert values["profile"] == "pocket" and values["overrides"] == []
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_a_chapter_has_its_parts(name):
-    text = "\n\n".join(source(cell) for cell in cells(name, "markdown"))
-    parts = "Before you start, Prerequisites, Time to read, Needs, :class: results, Exercise, Solution"
-    for part in [*parts.split(", "), "papermill notebooks/"]:
-        assert part in text, f"{name} lacks {part!r}"
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+PARTS = [
+    *("Before you start", "Prerequisites", "Time to read", "Needs", "After this chapter you can"),
+    *(":class: results", "How the study did it", "Exercise", "Solution"),
+]
+
+
+@pytest.mark.parametrize("path", STUDENTS)
+def test_a_chapter_has_its_parts(path):
+    text = "\n\n".join(source(cell) for cell in cells(path, "markdown"))
+    lacking = [part for part in [*PARTS, f"papermill notebooks/{path}.ipynb"] if part not in text]
+    assert not lacking, f"{path} lacks {lacking}"
     figures = re.findall(r"```\{glue:figure\} (\w+)\n(.*?)```", text, re.S)
     assert figures
     for key, body in figures:
-        assert re.search(r":alt: .{40}", body), f"{key} in {name} has no alternative text"
-        assert "{glue:text}`made_by`" in body, f"{key} in {name} does not say what made it"
+        assert re.search(r":alt: .{40}", body), f"{key} in {path} has no alternative text"
+        assert "{glue:text}`made_by`" in body, f"{key} in {path} does not say what made it"
+
+
+PAGES = sorted([*(ROOT / "book").glob("*.md"), ROOT / "README.md", *(ROOT / "book").glob("*.yaml")])
+NUMBERED = re.compile(r"\b[Cc]hapters?[\s~]+\d+|notebooks/\d\d_|\b\d\d_[a-z]+\.(?:ipynb|html)")
+
+
+def test_no_text_names_a_chapter_by_number():
+    """The table of contents numbers the chapters; a text names their subject."""
+    texts = {file.name: file.read_text() for file in PAGES}
+    for path in NOTEBOOKS:
+        texts[path] = "\n".join(source(cell) for cell in stored(path)["cells"])
+    told = [f"{name}: {match[0]}" for name, text in texts.items() for match in NUMBERED.finditer(text)]
+    assert not told, "\n".join(told)
+
+
+# --- what the metadata promises --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", STUDENTS)
+def test_quick_parameters_are_parameters(path):
+    chapter = CHAPTERS[path.rpartition("/")[2]]
+    declared = [node.targets[0].id for node in ast.parse(source(cells(path, "code")[0])).body]
+    assert set(chapter.ci) <= set(declared) - {"profile", "overrides"}
+
+
+def project(folder, **blocks):
+    """A folder with these chapters, {name: block}; the name may hold its part."""
+    for name, block in blocks.items():
+        file = folder / "notebooks" / f"{name.replace('__', '/') if '__' in name else 'study/' + name}.ipynb"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"metadata": {} if block is None else {"rewired": block}, "cells": []}))
+    return folder
+
+
+def test_chapters_describe_themselves(tmp_path):
+    folder = project(
+        tmp_path,
+        one={"writes": ["one", "one_claims"]},
+        motives__two={"needs": ["runs"], "reads": ["one"], "writes": ["two_claims"], "ci": {"n": 1}},
+        three={"reads": ["*_claims"], "writes": ["three_claims"]},
+        runs__train=None,
+    )
+    found = registry.chapters(folder)
+    assert set(found) == {"one", "two", "three"} and found["two"].path == "motives/two" and found["two"].ci == {"n": 1}
+    assert registry.tables_read(found["two"], found) == ["one"]
+    assert sorted(registry.tables_read(found["three"], found)) == ["one_claims", "two_claims"]
+    study = registry.chosen(found, ["study"])
+    assert set(study) == {"one", "three"} and set(registry.chosen(found, [])) == set(found)
+    assert registry.tables_read(found["three"], found, study) == ["one_claims"], "a pattern asks for no other part"
+    assert registry.tables_read(found["two"], found, study) == ["one"], "a name does"
+
+
+@pytest.mark.parametrize(
+    ("blocks", "words"),
+    [
+        ({"one": None}, ["notebooks/study/one.ipynb", "no block `rewired`"]),
+        ({"one": {"reeds": []}}, ["'reeds'", "Did you mean 'reads'"]),
+        ({"one": {"needs": ["run"]}}, ["'run'", "Did you mean 'runs'"]),
+        ({"one": {"needs": "runs"}}, ["'needs'", "must be a list"]),
+        ({"one": {"files": ["book/nothing.yaml"]}}, ["book/nothing.yaml", "does not exist"]),
+        ({"one": {"reads": ["tow"]}, "two": {"writes": ["two"]}}, ["'tow'", "Did you mean 'two'"]),
+        ({"one": {"writes": ["t"]}, "two": {"writes": ["t"]}}, ["one and two both write the table t"]),
+        ({"one": {}, "motives__one": {}}, ["notebooks/motives/one.ipynb and notebooks/study/one.ipynb", "Rename"]),
+    ],
+)
+def test_a_wrong_description_is_told(tmp_path, blocks, words):
+    with pytest.raises(RewiredError) as refused:
+        registry.chapters(project(tmp_path, **blocks))
+    message = str(refused.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+def test_an_unknown_part_is_told():
+    with pytest.raises(RewiredError, match="Unknown part 'studdy'.*Did you mean 'study'"):
+        registry.chosen(CHAPTERS, ["studdy"])
 
 
 # --- what they refuse ------------------------------------------------------------------------------------------------
 
 
-def refused_by(name: str, error: str) -> bool:
+def refused_by(path: str, error: str) -> bool:
     """Does the message name the parameter that does not exist and all that do?"""
-    known = [node.targets[0].id for node in ast.parse(source(cells(name, "code")[0])).body]
+    known = [node.targets[0].id for node in ast.parse(source(cells(path, "code")[0])).body]
     return "sead" in error and all(parameter in error for parameter in known)
 
 
-def test_papermill_is_refused_an_unknown_parameter(tmp_path):
-    with pytest.raises(papermill.PapermillExecutionError) as refused:
-        run("01_pocket", tmp_path / "out.ipynb", tmp_path, sead=3)
-    assert refused.value.ename == "RewiredError" and refused_by("01_pocket", refused.value.evalue)
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_an_unknown_parameter_is_refused(name):
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_an_unknown_parameter_is_refused(path):
     """The first cells as papermill would run them, in a shell of this process: a kernel takes seconds to start."""
-    first, second = (source(cell) for cell in cells(name, "code")[:2])
+    first, second = (source(cell) for cell in cells(path, "code")[:2])
     shell = InteractiveShell.instance()
     try:
         for cell in (first, "# Parameters\nsead = 3\n"):
@@ -69,7 +178,7 @@ def test_an_unknown_parameter_is_refused(name):
         error = shell.run_cell(second, store_history=True, silent=False).error_in_exec
     finally:
         InteractiveShell.clear_instance()
-    assert type(error).__name__ == "RewiredError" and refused_by(name, str(error))
+    assert type(error).__name__ == "RewiredError" and refused_by(path, str(error))
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------
