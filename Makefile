@@ -1,5 +1,5 @@
-# make book [PROFILE=pocket] [SET="training.kl=0.1"]   make test   make lint   make clean
 PROFILE ?= pocket
+PARTS ?=
 SET ?=
 CORES ?= 2
 PYTHON ?= python3.11
@@ -11,19 +11,37 @@ export MKL_NUM_THREADS ?= 1
 # An environment of one's own (conda: BIN=$$CONDA_PREFIX/bin) is used as it is; .venv is made from the lock.
 READY := $(if $(filter .venv/bin,$(BIN)),.venv/installed)
 
-.PHONY: book test lint clean
+.PHONY: help book test lint format serve lock clean
+.DEFAULT_GOAL := help
 
-book: $(READY)
-	@$(BIN)/python tools/book.py --profile "$(PROFILE)" --set "$(SET)" --cores "$(CORES)"
+help:            ## show this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*##/ :/' | awk -F ' : ' '{ printf "make %-8s %s\n", $$1, $$2 }'
 
-test: $(READY)
+book: $(READY)   ## build the book: PROFILE=pocket PARTS=study SET="training.kl=0.1" CORES=2
+	@$(BIN)/python tools/book.py --profile "$(PROFILE)" --parts "$(PARTS)" --set "$(SET)" --cores "$(CORES)"
+
+test: $(READY)   ## run the tests: TESTS=tests/test_runs.py for some of them
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal $(TESTS)
 
-lint: $(READY)
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/python tools/lint.py
+lint: $(READY)   ## check style, types, the house's limits and its rules
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python tools/house.py \
+		&& $(BIN)/python tools/lint.py
 
-clean:
-	rm -rf results _build .snakemake .pytest_cache .ruff_cache
+format: $(READY) ## bring code and notebooks into the house's form
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+serve: $(READY)  ## show the built site at http://localhost:8000
+	@$(BIN)/python -m http.server 8000 --directory _build/html
+
+lock:            ## pin anew what pyproject.toml asks for; what is pinned already stays if it can
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --disable-pip-version-check --quiet --constraint requirements.lock --editable '.[dev]'
+	{ sed -n '/^#/p' requirements.lock; .venv-lock/bin/python -m pip freeze --exclude-editable \
+		| grep -vE '^(nvidia|cuda|triton)'; } > .lock.partial
+	mv .lock.partial requirements.lock && rm -rf .venv-lock
+
+clean:           ## remove all results and the built site
+	rm -rf results _build .snakemake .pytest_cache .ruff_cache .mypy_cache
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv

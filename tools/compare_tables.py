@@ -25,24 +25,44 @@ def new_name(old: str) -> str:
     return re.sub(r"^\d\d_", "", old)
 
 
+def in_order(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """These columns of the frame, its rows in an order that the rows alone decide: words and integers first."""
+    exact = [column for column in columns if not pd.api.types.is_float_dtype(frame[column])]
+    rounded = frame[columns].round(6)
+    order = rounded.sort_values([*exact, *(c for c in columns if c not in exact)], kind="stable", key=as_sortable)
+    return frame.loc[order.index, columns].reset_index(drop=True)
+
+
+def as_sortable(column: pd.Series) -> pd.Series:
+    """Words and mixed values as text; numbers as they are."""
+    return column if pd.api.types.is_numeric_dtype(column) else column.astype(str)
+
+
+def unequal(before: pd.Series, now: pd.Series) -> np.ndarray:
+    """[row]: do the two values differ? Floats may, by rounding."""
+    if not (pd.api.types.is_float_dtype(before) and pd.api.types.is_float_dtype(now)):
+        return ~((before == now) | (before.isna() & now.isna())).to_numpy(dtype=bool)
+    a, b = before.to_numpy(dtype=float), now.to_numpy(dtype=float)
+    size = np.nanmax(np.abs(a), initial=0.0)
+    return ~np.isclose(a, b, rtol=0, atol=TOLERANCE * size, equal_nan=True)
+
+
 def differences(old: pd.DataFrame, new: pd.DataFrame) -> Iterator[str]:
-    """What differs between two tables, a line each."""
+    """What differs between two tables, a line each. Rows may stand in another order, and columns may be new."""
     if len(old) != len(new):
         yield f"{len(old)} rows before, {len(new)} now"
         return
-    for column in old.columns.symmetric_difference(new.columns):
-        yield f"column {column!r} stands only in the {'old' if column in old else 'new'} table"
-    for column in old.columns.intersection(new.columns):
-        before, now = old[column], new[column]
-        if pd.api.types.is_float_dtype(before) and pd.api.types.is_float_dtype(now):
-            a, b = before.to_numpy(dtype=float), now.to_numpy(dtype=float)
-            size = np.nanmax(np.abs(a), initial=0.0)
-            unequal = ~np.isclose(a, b, rtol=0, atol=TOLERANCE * max(size, 1e-300), equal_nan=True)
-        else:
-            unequal = ~((before == now) | (before.isna() & now.isna())).to_numpy(dtype=bool)
-        if unequal.any():
-            first = int(np.flatnonzero(unequal)[0])
-            yield f"{column}: {unequal.sum()} of {len(old)} differ, first in row {first}: {before[first]} -> {now[first]}"
+    for column in old.columns.difference(new.columns):
+        yield f"column {column!r} is gone"
+    shared = [column for column in old.columns if column in new]
+    before, now = old[shared].reset_index(drop=True), new[shared].reset_index(drop=True)
+    if any(unequal(before[column], now[column]).any() for column in shared):
+        before, now = in_order(before, shared), in_order(now, shared)
+    for column in shared:
+        differ = np.flatnonzero(unequal(before[column], now[column]))
+        if len(differ):
+            one = differ[0]
+            yield f"{column}: {len(differ)} of {len(old)} differ, for example {before[column][one]} -> {now[column][one]}"
 
 
 def main() -> int:
@@ -56,17 +76,21 @@ def main() -> int:
     names = sorted(old | new)
     if chosen.only:
         names = [name for name in names if any(name == c or name.startswith(f"{c}_") for c in chosen.only)]
-    unequal = 0
+    count = 0
     for name in names:
         if name not in old or name not in new:
             print(f"{name}: only in the {'old' if name in old else 'new'} build")
             continue
         before = pd.read_parquet(old[name]).rename(columns=RENAMED.get(name, {}))
-        lines = list(differences(before, pd.read_parquet(new[name])))
-        unequal += bool(lines)
-        print(f"{name}: {'equal' if not lines else ''}", *lines, sep="\n  " if lines else "")
-    print(f"{unequal} tables differ" if unequal else "no table that both builds have differs")
-    return int(bool(unequal))
+        now = pd.read_parquet(new[name])
+        lines = list(differences(before, now))
+        added = ", ".join(now.columns.difference(before.columns))
+        print(f"{name}: {'differs' if lines else 'equal'}{f' (new: {added})' if added else ''}")
+        for line in lines:
+            print(f"  {line}")
+        count += bool(lines)
+    print(f"{count} tables differ" if count else "no table that both builds have differs")
+    return int(bool(count))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,141 @@
+"""The house in numbers: how long and how dense the library is, and which way its imports run.
+
+What it prints are figures; what lies beyond a limit of ``[tool.house]`` in pyproject.toml is a problem and fails the
+lint. Complexity and the number of parameters are ruff's business.
+
+    python tools/house.py
+"""
+
+import ast
+import io
+import sys
+import tokenize
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LIMITS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["house"]
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@dataclass
+class Figures:
+    """What is counted of one module. Blank lines belong to ``lines`` alone."""
+
+    lines: int
+    code: int
+    comments: int
+    comprehensions: int
+    public: int  # functions and methods whose name does not begin with an underscore
+    docstrings: int  # lines of these functions' docstrings
+    functions: dict[str, int]  # name: code lines
+
+
+def docstring_lines(node: ast.AST) -> set[int]:
+    """The lines of the docstring of a module, class or function; none if it has none."""
+    if not isinstance(node, DOCUMENTED) or ast.get_docstring(node, clean=False) is None:
+        return set()
+    return set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+
+
+def figures(source: str) -> Figures:
+    """Count one module."""
+    tree = ast.parse(source)
+    nodes = list(ast.walk(tree))
+    code, comments, documented = set(), set(), set()
+    layout = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            comments.add(token.start[0])
+        elif token.type not in layout:
+            code.update(range(token.start[0], token.end[0] + 1))
+    for node in nodes:
+        documented |= docstring_lines(node)
+    code -= documented
+    functions, public, docstrings = {}, 0, 0
+    for node in nodes:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        functions[node.name] = len(code.intersection(range(node.lineno, node.end_lineno + 1)))
+        if not node.name.startswith("_"):
+            public += 1
+            docstrings += len(docstring_lines(node))
+    comprehensions = sum(isinstance(node, COMPREHENSIONS) for node in nodes)
+    return Figures(len(source.splitlines()), len(code), len(comments), comprehensions, public, docstrings, functions)
+
+
+def problems_of(name: str, one: Figures) -> Iterator[str]:
+    """What lies beyond the limits in one module."""
+    if one.code and 100 * one.comprehensions / one.code >= LIMITS["comprehensions"]:
+        share = 100 * one.comprehensions / one.code
+        yield f"{name}: {share:.1f} comprehensions a hundred code lines; below {LIMITS['comprehensions']} are allowed"
+    for function, length in one.functions.items():
+        if length > LIMITS["function"]:
+            yield f"{name}: {function} has {length} code lines; {LIMITS['function']} are allowed"
+
+
+def imports(package: Path) -> dict[str, set[str]]:
+    """{module: the modules of the same library that it imports}, at the top or inside a function."""
+    files = {".".join(f.relative_to(package.parent).with_suffix("").parts): f for f in package.rglob("*.py")}
+    graph = {}
+    for name, file in files.items():
+        graph[name] = set()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                named = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                named = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            graph[name] |= {other for other in named if other in files and other != name}
+    return graph
+
+
+def problems_of_imports() -> Iterator[str]:
+    """A cycle, or a module of ``rewired`` that imports a corpus."""
+    try:
+        list(TopologicalSorter(imports(ROOT / "lib" / "rewired")).static_order())
+    except CycleError as error:
+        yield f"these modules import each other: {' -> '.join(error.args[1])}"
+    for file in sorted((ROOT / "lib" / "rewired").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            module = getattr(node, "module", None) or ""
+            named = [alias.name for alias in getattr(node, "names", [])] if isinstance(node, ast.Import) else [module]
+            if any(name.split(".")[0] == "corpora" for name in named):
+                yield f"{file.relative_to(ROOT)} imports a corpus, and rewired must not know any"
+
+
+def main() -> int:
+    library, found = ROOT / "lib" / "rewired", []
+    counted = {}
+    for file in sorted(library.rglob("*.py")):
+        name = str(file.relative_to(library))
+        counted[name] = figures(file.read_text())
+        found += problems_of(name, counted[name])
+    print(f"{'module':26}{'lines':>7}{'code':>7}{'comprehensions':>16}{'comments':>10}   (a hundred code lines)")
+    for name, one in counted.items():
+        shares = [100 * number / max(one.code, 1) for number in (one.comprehensions, one.comments)]
+        print(f"{name:26}{one.lines:7}{one.code:7}{shares[0]:16.1f}{shares[1]:10.1f}")
+    lines, code, comments, public, docstrings = (
+        sum(getattr(one, field) for one in counted.values())
+        for field in ("lines", "code", "comments", "public", "docstrings")
+    )
+    print(f"lib/rewired: {lines} lines (at most {LIMITS['lines']}), {100 * comments / code:.1f} comment lines a hundred")
+    print(f"code lines (at least {LIMITS['comments']}), {docstrings / public:.2f} docstring lines a public function")
+    if lines > LIMITS["lines"]:
+        found.append(f"lib/rewired has {lines} lines; {LIMITS['lines']} are allowed")
+    if 100 * comments / code < LIMITS["comments"]:
+        found.append(f"lib/rewired has {100 * comments / code:.1f} comment lines a hundred code lines")
+    if docstrings / public < LIMITS["docstrings"]:
+        found.append(f"a public function has {docstrings / public:.2f} docstring lines; {LIMITS['docstrings']} are asked")
+    found += problems_of_imports()
+    print("\n".join(found) or "the house keeps its limits")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
