@@ -9,9 +9,10 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from rewired import decisions, models, profiles, training
+from rewired import decisions, models, profiles
 from rewired.errors import RewiredError
 from rewired.prompts import held_out_set, scenario_set
+from rewired.train import reinforce
 
 QUICK = {
     "training.episodes": 4, "training.batch_size": 10, "training.minibatches": 2, "training.ppo_epochs": 2,
@@ -27,7 +28,7 @@ def runs(tmp_path_factory):
     profile = profiles.load("pocket", {"model.path": str(tiny.legal_base()), **QUICK})
     folder = tmp_path_factory.mktemp("runs")
     for variant in profile.training.variants:
-        training.train(profile, variant, 1, folder / f"{variant}-1")
+        reinforce.train(profile, variant, 1, folder / f"{variant}-1")
     return profile, folder
 
 
@@ -71,7 +72,7 @@ def test_a_variant_is_what_training_saved(trained):
 def test_a_checkpoint_is_what_the_run_was_then(trained):
     """A checkpoint answers as the log says, beside finished runs and alone, and nothing of it stays behind."""
     alone, study = models.Study(trained), models.Study(trained)
-    base, asked = deltas(study, study.model), training.probe_set(held_out_set())
+    base, asked = deltas(study, study.model), reinforce.probe_set(held_out_set())
     log = profiles.read_table(study.run_dir("utilitarian", 1) / "log.parquet", trained)
     logged = log[log["metric"].eq("p_defect") & log["state"].eq("all")].set_index("episode")["value"]
     assert study.checkpoints("utilitarian", 1) == [2, 4] and logged.nunique() == 3

@@ -75,7 +75,7 @@ def test_a_profile_is_frozen():
         ("training.kl=lots", ["training.kl", "'lots'", "number"]),
         ("training.kl=-1", ["training.kl", "-1", "greater than or equal to 0"]),
         ("training.episodes=2.5", ["training.episodes", "2.5", "integer"]),
-        ("training.algorithm=dpo", ["training.algorithm", "'ppo' or 'grpo'"]),
+        ("training.algorithm=dpo", ["training.algorithm", "'dpo'", "'ppo'"]),
         ("training.seeds=[1, 1]", ["training.seeds", "twice"]),
         ("training.seeds=[]", ["training.seeds", "at least 1"]),
         ("training.matrices=[[3, 0, 4]]", ["training.matrices"]),

@@ -49,11 +49,11 @@ def _write_base(shape: dict, folder: Path, dtype: str, tokenizer) -> None:
 def _write_runs(study, variants) -> None:
     """For every variant a folder such as training leaves behind, with a new adapter of the profile's rank."""
     from rewired.models import ADAPTER, file_hash, fingerprint
-    from rewired.training import LINEAR_LAYERS
+    from rewired.train.lora import MODULES
 
     rank = study.profile.training.lora_rank
     wrapped = get_peft_model(
-        study.model, LoraConfig(r=rank, lora_alpha=rank, target_modules=LINEAR_LAYERS, task_type="CAUSAL_LM")
+        study.model, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(MODULES), task_type="CAUSAL_LM")
     )
     for variant in variants:
         folder = study.run_dir(variant, 1)

@@ -27,10 +27,10 @@ def train(
 ) -> None:
     """Train one run, a variant with a seed, and leave its adapter, log and decisions in one folder."""
     chosen = start(profile, overrides)
-    from rewired import training
+    from rewired.train import reinforce
 
     folder = out or output_dir(chosen) / "runs" / f"{variant}-{seed}"
-    training.train(chosen, variant, seed, folder)
+    reinforce.train(chosen, variant, seed, folder)
     typer.echo(folder)
 
 

@@ -1,4 +1,4 @@
-"""Live games, and whole runs of both algorithms on a tiny model."""
+"""Live games, and whole runs of PPO on a tiny model."""
 
 import json
 import shutil
@@ -9,9 +9,10 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from rewired import decisions, games, models, profiles, training
+from rewired import decisions, games, models, profiles, store
 from rewired.errors import RewiredError
-from rewired.prompts import held_out_matrices, held_out_set, scenario_set
+from rewired.prompts import Labels, held_out_matrices, held_out_set, scenario_set
+from rewired.train import lora, reinforce
 
 SMALL = {
     "training.episodes": 4, "training.batch_size": 10, "training.minibatches": 2, "training.ppo_epochs": 2,
@@ -22,8 +23,8 @@ SMALL = {
 @pytest.fixture(autouse=True)
 def few_prompts(monkeypatch):
     """Runs end with a shorter examination here."""
-    monkeypatch.setattr(training, "scenario_set", lambda labels: scenario_set(labels)[::6])
-    monkeypatch.setattr(training, "held_out_set", lambda labels: held_out_set(labels)[::3])
+    monkeypatch.setattr(reinforce, "scenario_set", lambda labels: scenario_set(labels)[::6])
+    monkeypatch.setattr(reinforce, "held_out_set", lambda labels: held_out_set(labels)[::3])
 
 
 def profile(overrides=None, base="pocket"):
@@ -33,12 +34,17 @@ def profile(overrides=None, base="pocket"):
 # --- games -----------------------------------------------------------------------------------------------------------
 
 
+def live_games(variant, count, overrides=None):
+    p = profile(overrides)
+    return reinforce.LiveGames(p.training, Labels(*p.prompts.labels), variant, lora.stream(p.seed, variant, 1), count)
+
+
 def answer(move):
     return {"C": "action1", "D": " action2\n", None: "action"}[move]
 
 
 def test_the_sampled_action_and_the_opponent_make_the_next_state():
-    live = training.LiveGames(profile(), "hybrid", 1, count=5)
+    live = live_games("hybrid", 5)
     reward = games.get_reward("hybrid")
     random = np.random.default_rng(0)
     for _ in range(40):
@@ -62,7 +68,7 @@ def test_the_sampled_action_and_the_opponent_make_the_next_state():
 
 
 def test_games_are_staggered_and_start_anywhere():
-    live = training.LiveGames(profile(), "strategic", 1, count=40)
+    live = live_games("strategic", 40)
     steps, starts = [], []
     for _ in range(10):
         steps.append(sorted(game["step"] for game in live.games))
@@ -74,14 +80,14 @@ def test_games_are_staggered_and_start_anywhere():
 
 
 def test_prompts_vary_but_never_show_a_held_out_matrix():
-    live = training.LiveGames(profile(), "strategic", 1, count=200)
+    live = live_games("strategic", 200)
     prompts = live.prompts()
     assert len({p.text for p in prompts}) > 60
     assert {p.matrix for p in prompts} == {tuple(m) for m in profile().training.matrices}
     assert not {p.matrix for p in prompts} & set(held_out_matrices())
     with pytest.raises(RewiredError, match="held out"):
         held = [list(held_out_matrices()[0])]
-        training.LiveGames(profile({"training.matrices": held}), "strategic", 1, count=1).prompts()
+        live_games("strategic", 1, {"training.matrices": held}).prompts()
 
 
 FIRST = {"training.first_reward": "strategic", "training.first_episodes": 3}
@@ -90,7 +96,7 @@ FIRST = {"training.first_reward": "strategic", "training.first_episodes": 3}
 @pytest.mark.parametrize("count", [5, 8, 40])
 def test_the_reward_changes_when_the_first_episodes_are_played(count):
     """Every decision, recomputed from what was shown and answered, in batches that do and do not end at the change."""
-    live = training.LiveGames(profile({**FIRST, "training.episodes": 20}), "utilitarian", 1, count)
+    live = live_games("utilitarian", count, {**FIRST, "training.episodes": 20})
     random, expected = np.random.default_rng(0), []
     while len(expected) < 60:
         shown, moves = live.prompts(), [("C", "D", None)[k] for k in random.integers(3, size=count)]
@@ -107,23 +113,23 @@ def test_the_reward_changes_when_the_first_episodes_are_played(count):
 
 
 def test_without_a_first_reward_the_variant_is_paid_its_own_from_the_start():
-    live = training.LiveGames(profile(), "utilitarian", 1, count=5)
+    live = live_games("utilitarian", 5)
     assert live.reward is games.get_reward("utilitarian")
-    live = training.LiveGames(profile(FIRST), "utilitarian", 1, count=5)
+    live = live_games("utilitarian", 5, FIRST)
     assert live.reward is games.get_reward("strategic")
 
 
 def test_runs_never_share_a_stream():
-    streams = {training.stream(profile(), v, s) for v in games.REWARDS for s in (1, 2, 3)}
+    streams = {lora.stream(20260, v, s) for v in games.REWARDS for s in (1, 2, 3)}
     assert len(streams) == 3 * len(games.REWARDS)
-    assert training.stream(profile({"seed": 5}), "strategic", 1) not in streams
+    assert lora.stream(5, "strategic", 1) not in streams
 
 
 def test_the_reward_reads_answers_up_to_the_end_of_turn():
     _, tokenizer = models.load_base(profile())
-    live = training.LiveGames(profile(), "strategic", 1, count=5)
+    live = live_games("strategic", 5)
     live.prompts()
-    reward = training.GameReward(live, tokenizer)
+    reward = reinforce.GameReward(live, tokenizer)
     reward.prompt_length = 3
     endings = ["action1<end_of_turn>", "action2<end_of_turn>action1", "action2", "action12", "<end_of_turn>action1"]
     rows = [tokenizer("<bos><bos><bos>" + e, add_special_tokens=False)["input_ids"] for e in endings]
@@ -144,35 +150,33 @@ def files(folder):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
-def test_a_run_is_reproducible_and_complete(tmp_path, algorithm):
-    p = profile({"training.algorithm": algorithm, "training.batch_size": 8, "training.checkpoint_every": 3})
-    one, two = (files(training.train(p, "hybrid", 1, tmp_path / name)) for name in "ab")
+def test_a_run_is_reproducible_and_complete(tmp_path):
+    p = profile({"training.batch_size": 8, "training.checkpoint_every": 3})
+    one, two = (files(reinforce.train(p, "hybrid", 1, tmp_path / name)) for name in "ab")
     assert one == two
     assert {"run.json", "log.parquet", "decisions.parquet", "policy.parquet"} <= one.keys()
     assert {"adapter/adapter_config.json", f"adapter/{models.ADAPTER}"} <= one.keys()
     assert any(name.startswith("checkpoints/episode-00000") for name in one) and not any("README" in n for n in one)
     assert str(tmp_path) not in json.dumps(json.loads(one["run.json"])["training"])
-    other = files(training.train(p, "hybrid", 2, tmp_path / "c"))
+    other = files(reinforce.train(p, "hybrid", 2, tmp_path / "c"))
     assert one[f"adapter/{models.ADAPTER}"] != other[f"adapter/{models.ADAPTER}"]
-    log = profiles.read_table(tmp_path / "a" / "log.parquet", p)
+    log = store.read_table(tmp_path / "a" / "log.parquet", p)
     assert list(log) == ["episode", "metric", "state", "value"]
     assert {"reward", "legal", "p_defect", "legal_mass", "kl", "entropy"} <= set(log["metric"])
     assert set(log.loc[log["metric"] == "p_defect", "state"]) == {"all", *games.STATES}
     assert log["episode"].min() == 0 and np.isfinite(log["value"]).all()
-    assert len(profiles.read_table(tmp_path / "a" / "decisions.parquet", p)) == 10
+    assert len(store.read_table(tmp_path / "a" / "decisions.parquet", p)) == 10
     assert list(tmp_path.glob(".*")) == []
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "grpo"])
-def test_training_follows_the_reward(tmp_path, algorithm):
+def test_training_follows_the_reward(tmp_path):
     """A few dozen decisions are enough for a tiny model to turn towards what is paid."""
-    quick = {"training.algorithm": algorithm, "training.batch_size": 16, "training.episodes": 40}
-    p = profile({**quick, "training.kl": 0.01, "training.ppo_epochs": 3})
+    quick = {"training.batch_size": 16, "training.episodes": 40, "training.kl": 0.01, "training.ppo_epochs": 3}
+    p = profile(quick)
     means = {}
     for variant in ("strategic", "utilitarian"):
-        out = training.train(p, variant, 1, tmp_path / variant)
-        means[variant] = profiles.read_table(out / "policy.parquet", p)["p_defect"].mean()
+        out = reinforce.train(p, variant, 1, tmp_path / variant)
+        means[variant] = store.read_table(out / "policy.parquet", p)["p_defect"].mean()
     assert means["strategic"] > 0.7 and means["utilitarian"] < 0.3
 
 
@@ -180,8 +184,8 @@ def test_a_first_reward_is_learnt_and_unlearnt(tmp_path):
     """On one adapter: p_defect rises while the payoff is paid, and falls again under the sum of payoffs."""
     quick = {"training.batch_size": 16, "training.episodes": 48, "training.kl": 0.01, "training.ppo_epochs": 3}
     p = profile({**quick, **FIRST, "training.first_episodes": 16, "training.log_every": 4})
-    run = training.train(p, "utilitarian", 1, tmp_path / "run")
-    log = profiles.read_table(run / "log.parquet", p).query("metric == 'p_defect' and state == 'all'")
+    run = reinforce.train(p, "utilitarian", 1, tmp_path / "run")
+    log = store.read_table(run / "log.parquet", p).query("metric == 'p_defect' and state == 'all'")
     course = log.set_index("episode")["value"]
     assert course.loc[16] > course.loc[0] + 0.1 and course.iloc[-1] < course.loc[16] - 0.1, course
     about = json.loads((run / "run.json").read_text())["training"]
@@ -192,10 +196,10 @@ def test_the_first_update_starts_from_the_base(tmp_path):
     """At episode 0 the policy is the base: a new adapter changes nothing, and its p_defect is the base's."""
     p = profile()
     model, tokenizer = models.load_base(p)
-    training.train(p, "strategic", 1, tmp_path / "run")
-    log = profiles.read_table(tmp_path / "run" / "log.parquet", p)
+    reinforce.train(p, "strategic", 1, tmp_path / "run")
+    log = store.read_table(tmp_path / "run" / "log.parquet", p)
     start = log.query("episode == 0 and metric == 'p_defect' and state == 'all'")["value"].item()
-    probe = training.probe_set(held_out_set()[::3])
+    probe = reinforce.probe_set(held_out_set()[::3])
     assert start == pytest.approx(decisions.measure(model, tokenizer, probe)["p_defect"].mean(), abs=1e-6)
     adapter = load_file(tmp_path / "run/adapter" / models.ADAPTER)
     assert any(value.any() for name, value in adapter.items() if "lora_B" in name)
@@ -204,8 +208,8 @@ def test_the_first_update_starts_from_the_base(tmp_path):
 @pytest.mark.parametrize("overrides", [{}, {**FIRST, "training.first_episodes": 2}])
 def test_an_interrupted_run_leaves_nothing_and_restarts(tmp_path, monkeypatch, overrides):
     p = profile(overrides)
-    whole = files(training.train(p, "strategic", 1, tmp_path / "whole"))
-    step, count = training.LiveGames.play, iter(range(100))
+    whole = files(reinforce.train(p, "strategic", 1, tmp_path / "whole"))
+    step, count = reinforce.LiveGames.play, iter(range(100))
 
     def interrupted(self, answers):
         if next(count) == 1:
@@ -213,10 +217,10 @@ def test_an_interrupted_run_leaves_nothing_and_restarts(tmp_path, monkeypatch, o
         return step(self, answers)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.LiveGames, "play", interrupted)
-        training.train(p, "strategic", 1, tmp_path / "run")
+        patch.setattr(reinforce.LiveGames, "play", interrupted)
+        reinforce.train(p, "strategic", 1, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    assert files(training.train(p, "strategic", 1, tmp_path / "run")) == whole
+    assert files(reinforce.train(p, "strategic", 1, tmp_path / "run")) == whole
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -225,19 +229,19 @@ def test_numbers_that_are_no_numbers_stop_the_run(tmp_path, epochs, monkeypatch)
     nothing = games.Reward("strategic", "", "", games.get_reward("strategic").optimum, lambda turn: float("nan"))
     monkeypatch.setitem(games.REWARDS, "strategic", nothing)
     with pytest.raises(RewiredError, match="Training diverged.*learning_rate"):
-        training.train(p, "strategic", 1, tmp_path / "run")
+        reinforce.train(p, "strategic", 1, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_requests_are_refused_before_training(tmp_path):
     with pytest.raises(RewiredError, match="Unknown reward 'kind'.*strategic"):
-        training.train(profile(), "kind", 1, tmp_path / "run")
+        reinforce.train(profile(), "kind", 1, tmp_path / "run")
     with pytest.raises(RewiredError, match="Unknown reward 'greed'.*strategic"):
-        training.train(profile({"training.first_reward": "greed", "training.first_episodes": 1}), "hybrid", 1, tmp_path)
+        reinforce.train(profile({**FIRST, "training.first_reward": "greed"}), "hybrid", 1, tmp_path / "run")
     with pytest.raises(RewiredError, match="Unknown opponent 'nobody'"):
-        training.train(profile({"training.opponent": "nobody"}), "hybrid", 1, tmp_path / "run")
-    with pytest.raises(RewiredError, match="multiple of 8"):
-        training.train(profile({"training.algorithm": "grpo"}), "hybrid", 1, tmp_path / "run")
+        reinforce.train(profile({"training.opponent": "nobody"}), "hybrid", 1, tmp_path / "run")
+    with pytest.raises(RewiredError, match="batch_size is 10 and training.minibatches 3"):
+        reinforce.train(profile({"training.minibatches": 3}), "hybrid", 1, tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -251,12 +255,12 @@ def test_a_model_of_the_real_width_trains_measures_and_samples(tmp_path, monkeyp
         tmp_path / "model", hidden_size=2304, intermediate_size=9216, num_hidden_layers=2, num_attention_heads=8,
         num_key_value_heads=4, head_dim=256, query_pre_attn_scalar=256, sliding_window=4096, scale=0.02,
     )  # fmt: skip
-    monkeypatch.setattr(training, "held_out_set", lambda labels: held_out_set(labels)[::32])
+    monkeypatch.setattr(reinforce, "held_out_set", lambda labels: held_out_set(labels)[::32])
     few = {"training.episodes": 1, "training.ppo_epochs": 1, "training.gradient_accumulation": 1}
     p = profiles.load("gemma-2-2b-it", {"model.path": str(folder), "model.device": "cpu", **few})
     assert (p.training.lora_rank, p.training.lora_alpha, p.training.batch_size) == (64, 32, 5)
-    out = training.train(p, "utilitarian", 1, tmp_path / "run")
-    assert np.isfinite(profiles.read_table(out / "policy.parquet", p)["delta"]).all()
+    out = reinforce.train(p, "utilitarian", 1, tmp_path / "run")
+    assert np.isfinite(store.read_table(out / "policy.parquet", p)["delta"]).all()
     model, tokenizer = models.load_base(p)
     sampled = decisions.sample(model, tokenizer, scenario_set()[:2], 3, max_new_tokens=2)
     assert len(sampled) == 6

@@ -1,0 +1,130 @@
+"""Low-rank adapters, whatever they are trained on: where they sit, how a training is logged, what is written.
+
+LoRA (Hu et al. 2021, arXiv:2106.09685) leaves a weight matrix W as it is and learns a small update beside it: the layer
+computes W x + (alpha / rank) B A x. A starts at random and B at zero, so a new adapter changes nothing. The profile
+says which linear modules (``training.modules``) of which layers (``training.layers``) get one; null means all.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from rewired.errors import RewiredError, choice
+from rewired.profiles import Training
+
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""The linear modules of a layer: four of attention, three of the MLP."""
+
+
+def stream(root: int, name: str, seed: int) -> int:
+    """The number from which all random streams of a run derive; no two names or seeds share one."""
+    return int.from_bytes(hashlib.sha256(f"{root}/{name}/{seed}".encode()).digest()[:4], "big")
+
+
+# --- where an adapter sits -------------------------------------------------------------------------------------------
+
+
+def add_adapter(model, training: Training):
+    """The model with a new, trainable adapter of rank ``training.lora_rank`` in the chosen places: a PEFT model.
+
+    Raises RewiredError for a module or a layer that the model does not have."""
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=training.lora_rank,
+        lora_alpha=training.lora_alpha,
+        lora_dropout=training.lora_dropout,
+        target_modules=_modules(training.modules),
+        layers_to_transform=_layers(training.layers, model.config.num_hidden_layers),
+    )
+    return get_peft_model(model, settings)
+
+
+def _modules(names: tuple[str, ...] | None) -> list[str]:
+    for name in names or ():
+        if name not in MODULES:
+            raise choice("module in training.modules:", name, MODULES, "null stands for all of them.")
+    return list(names or MODULES)
+
+
+def _layers(numbers: tuple[int, ...] | None, count: int) -> list[int] | None:
+    for number in numbers or ():
+        if number >= count:
+            raise RewiredError(
+                f"training.layers names layer {number}, but the model has {count} layers, 0 to {count - 1}. Set, for "
+                f"example, training.layers=[{count - 1}], or null for all of them."
+            )
+    return list(numbers) if numbers else None
+
+
+# --- while it learns -------------------------------------------------------------------------------------------------
+
+
+def half_precision(device: torch.device, wanted: bool):
+    """Matrix products in bf16, where they are ``wanted`` and the processor has them; weights and sums stay in fp32."""
+    if device.type == "cpu":
+        able = torch.cpu._is_avx512_bf16_supported()
+    else:
+        able = torch.cuda.is_bf16_supported()
+    # no cache: it would keep serving the adapter as it was at the first update
+    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and able, cache_enabled=False)
+
+
+class Log:
+    """A tidy log of a training: one row a number, with the columns episode, metric, state and value."""
+
+    def __init__(self):
+        self.rows: list[tuple[int, str, str, float]] = []
+
+    def add(self, episode: int, metric: str, state: str, value: float) -> None:
+        """Note one number; ``state`` is "all" for what belongs to no single state."""
+        self.rows.append((episode, metric, state, float(value)))
+
+    def by_state(self, episode: int, frame: pd.DataFrame, columns: list[str]) -> None:
+        """Note the means of the frame's columns, over all its rows and over those of each state; nothing if empty."""
+        for state, part in [("all", frame), *frame.groupby("state")]:
+            for column in columns if len(part) else []:
+                self.add(episode, column, state, part[column].mean())
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame(self.rows, columns=["episode", "metric", "state", "value"])
+
+
+def diverged(what: str) -> RewiredError:
+    """The error for a training whose numbers are no longer numbers."""
+    return RewiredError(
+        f"Training diverged: {what}. Nothing was written. Lower training.learning_rate (or raise training.kl), for "
+        "example with --set training.learning_rate=5e-4, and start again."
+    )
+
+
+# --- what is written -------------------------------------------------------------------------------------------------
+
+
+def save_adapter(policy, folder: Path, base: str) -> None:
+    """Write adapter_config.json and adapter_model.safetensors: the same bytes for the same adapter.
+
+    ``base`` is the path or hub id of the model underneath, as the profile names it."""
+    policy.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card: the same for every adapter
+    file = folder / "adapter_config.json"
+    config = json.loads(file.read_text())
+    config["base_model_name_or_path"] = base
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT keeps a set, in no order
+    write_json(file, config)
+
+
+def write_json(file: Path, content: dict) -> None:
+    """Indented, keys in order: the same bytes for the same content."""
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def cast_adapter(policy, dtype: torch.dtype) -> None:
+    """An adapter is trained in fp32 and kept as precise as its base."""
+    for name, value in policy.named_parameters():
+        if "lora_" in name:
+            value.data = value.data.to(dtype)

@@ -1,0 +1,402 @@
+"""How a variant is made: reinforcement learning on live games, with PPO and LoRA.
+
+Many games run side by side. In each, the model reads the state and the payoffs and answers, and the opponent moves. The
+variant's reward is paid, and the two moves become the next state. After five steps a new game starts from random
+previous moves. (One long game against Tit-for-Tat would settle in mutual cooperation and never show what to do after a
+defection.) As in the study, every decision is a PPO sample of its own: no return crosses steps.
+
+PPO (Schulman et al. 2017, arXiv:1707.06347) itself is TRL's. Its reward model is here a game. Its value model is a
+linear head on the policy's own, detached, hidden states. Its reference model is the policy with the adapter switched
+off. Games start staggered, so that every batch holds first, second, … and last steps.
+
+``first_reward`` is for unlearning: every run is paid that reward for ``first_episodes`` episodes and its own from then
+on, while the adapter, the optimiser and the games simply go on.
+
+Differences from the study, forced by today's TRL: an update sees one step of ``batch_size x gradient_accumulation``
+games instead of five steps of one game (the number of decisions and of Adam steps is the same), dropout is off, and
+the KL weight is constant instead of adaptive (in the study it hardly moved).
+"""
+
+import contextlib
+import gc
+import math
+import os
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import torch
+from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers.utils import logging as transformers_logging
+
+from rewired.answers import PAD_TO
+from rewired.decisions import end_of_turn, measure, read_move
+from rewired.errors import RewiredError
+from rewired.games import ILLEGAL, STATES, Reward, Turn, dilemma, get_opponent, get_reward
+from rewired.models import ADAPTER, checkpoint_name, file_hash, fingerprint, load_base, run_dir
+from rewired.profiles import Profile, Training
+from rewired.prompts import Labels, Prompt, chat, held_out_set, scenario_set, training_prompt
+from rewired.store import atomic_dir, write_table
+from rewired.train import lora
+
+# --- the games -------------------------------------------------------------------------------------------------------
+
+
+class LiveGames:
+    """As many games as one update has decisions, played side by side against the profile's opponent.
+
+    ``prompts()`` shows each player's present state. ``play(answers)`` moves the next games on by one step and returns
+    their rewards. ``history`` records (state, move or None, reward). Its length is the clock: ``episode`` whole
+    episodes were played, in all games together, and decide which ``reward`` is in force."""
+
+    def __init__(self, training: Training, labels: Labels, variant: str, seed: int, count: int | None = None):
+        self.training, self.labels = training, labels
+        own, first = get_reward(variant), training.first_reward
+        # before and from training.first_episodes on
+        self.rewards = (get_reward(first) if first else own, own)
+        self.opponent = get_opponent(training.opponent)
+        self.random = np.random.default_rng(seed)
+        self.history: list[tuple[str, str | None, float]] = []
+        count = count or training.batch_size * training.gradient_accumulation
+        self.games = [self.new_game(step=i % training.steps_per_episode) for i in range(count)]
+        self.waiting: list[dict] = []  # the games whose prompts were shown and not yet answered
+
+    @property
+    def episode(self) -> int:
+        return len(self.history) // self.training.steps_per_episode
+
+    @property
+    def reward(self) -> Reward:
+        return self.rewards[self.episode >= self.training.first_episodes]
+
+    def new_game(self, step: int = 0) -> dict:
+        """Both previous moves and the matrix, at random."""
+        matrices = self.training.matrices
+        state = STATES[int(self.random.integers(4))]
+        return {"state": state, "step": step, "matrix": matrices[int(self.random.integers(len(matrices)))]}
+
+    def prompts(self) -> list[Prompt]:
+        """One prompt per game: its state and matrix; the wording and all orders are drawn anew."""
+        self.waiting = list(self.games)
+        return [self.prompt(game) for game in self.games]
+
+    def prompt(self, game: dict) -> Prompt:
+        """One prompt that shows a game, in an arrangement drawn at random."""
+        return training_prompt(game["state"], self.random, [game["matrix"]], self.training.wordings, self.labels)
+
+    def play(self, answers: list[str]) -> list[float]:
+        """One step of the next games that wait for an answer; their rewards."""
+        playing, self.waiting = self.waiting[: len(answers)], self.waiting[len(answers) :]
+        return [self._step(game, answer) for game, answer in zip(playing, answers, strict=True)]
+
+    def _step(self, game: dict, answer: str) -> float:
+        move = read_move(answer, self.labels)
+        other = self.opponent(game["state"][0], self.random)
+        reward = self.judge(game, move, other)
+        # an illegal answer leaves the own move as it was
+        game["state"] = (move or game["state"][0]) + other
+        game["step"] += 1
+        if game["step"] >= self.training.steps_per_episode:
+            game.update(self.new_game())
+        return reward
+
+    def judge(self, game: dict, move: str | None, other: str) -> float:
+        """What one decision earns under the reward in force, written into the history."""
+        if move is None:
+            reward = ILLEGAL
+        else:
+            payoffs = dilemma(*game["matrix"]).points(move, other)
+            reward = self.reward(Turn(game["state"], move, other, payoffs))
+        self.history.append((game["state"], move, reward))
+        return reward
+
+
+# --- what TRL asks for -----------------------------------------------------------------------------------------------
+
+
+class GameReward(torch.nn.Module):
+    """The games in the shape of TRL's reward model: a *backbone* and a *score* of its output.
+
+    A reward model usually reads hidden states. A game reads the answer itself, so the backbone passes the token ids
+    through, and the score decodes them, plays, and gives the reward at every position (TRL picks one)."""
+
+    base_model_prefix = "backbone"
+
+    def __init__(self, games: LiveGames, tokenizer):
+        super().__init__()
+        self.games, self.tokenizer, self.stop = games, tokenizer, end_of_turn(tokenizer)
+        self.prompt_length = 0  # of the present batch, padding included
+
+    def backbone(self, input_ids: torch.Tensor, **_) -> SimpleNamespace:
+        return SimpleNamespace(hidden_states=[input_ids])  # [game, position]
+
+    def score(self, ids: torch.Tensor) -> torch.Tensor:
+        answers = []
+        for row in ids[:, self.prompt_length :].tolist():
+            end = row.index(self.stop) if self.stop in row else len(row)
+            answers.append(self.tokenizer.decode(row[:end], skip_special_tokens=True))
+        rewards = torch.tensor(self.games.play(answers), device=ids.device)  # [game]
+        return rewards[:, None, None].expand(-1, ids.shape[1], 1)  # [game, position, 1]
+
+
+class ValueHead(torch.nn.Module):
+    """V(position) = a linear function, at first zero, of the policy's last hidden state, without gradient into it."""
+
+    base_model_prefix = "backbone"
+
+    def __init__(self, policy):
+        super().__init__()
+        self.head = torch.nn.Linear(policy.config.hidden_size, 1)
+        torch.nn.init.zeros_(self.head.weight)
+        torch.nn.init.zeros_(self.head.bias)
+        object.__setattr__(self, "policy", policy)  # not a submodule: its parameters are the policy's
+
+    @torch.no_grad()
+    def backbone(self, **inputs):
+        return self.policy(**inputs)
+
+    def score(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.head(hidden.detach().float())  # [row, position, d_model] -> [row, position, 1]
+
+
+class Batches:
+    """The endless data loader. It asks the games for prompts when a batch is wanted, not before, so that a state is
+    always made by the newest move. Prompts are padded on the left to one length, a multiple of 16."""
+
+    def __init__(self, games: LiveGames, reward: GameReward, tokenizer):
+        self.games, self.reward, self.tokenizer = games, reward, tokenizer
+
+    def __iter__(self):
+        pad = self.tokenizer.pad_token_id
+        while True:
+            rows = [chat(self.tokenizer, prompt) for prompt in self.games.prompts()]
+            length = math.ceil(max(map(len, rows)) / PAD_TO) * PAD_TO
+            self.reward.prompt_length = length
+            padded = [[pad] * (length - len(row)) + row for row in rows]
+            yield {"input_ids": torch.tensor(padded)}  # [game, position]
+
+
+METRICS = {
+    "objective/kl": "kl",
+    "objective/entropy": "entropy",
+    "policy/clipfrac_avg": "clipped",
+    "loss/policy_avg": "policy_loss",
+    "loss/value_avg": "value_loss",
+}
+"""TRL's names -> ours. KL and entropy are nats, summed over an answer."""
+
+
+class Recorder(TrainerCallback):
+    """Writes the tidy log and the checkpoints, and stops a run whose numbers are no longer numbers.
+
+    ``probe()`` measures p_defect and legal_mass on a few prompts. ``save(name)`` writes the adapter as it is."""
+
+    def __init__(self, games: LiveGames, probe: Callable[[], pd.DataFrame], save: Callable[[str], None]):
+        self.games, self.probe, self.save, self.log = games, probe, save, lora.Log()
+        self.next_log, self.next_save = 0, games.training.checkpoint_every  # episodes
+        self.logged = 0  # how much of the games' history is in the log
+        self.optimiser: dict[str, list[float]] = {}  # since the last entry
+
+    def on_train_begin(self, *_, **__):
+        self.enter()
+
+    def on_log(self, args, state, control, logs=None, **_):
+        for name in METRICS.keys() & (logs or {}).keys():
+            if not math.isfinite(logs[name]):
+                raise lora.diverged(f"{name} became {logs[name]} at episode {self.games.episode}")
+            self.optimiser.setdefault(METRICS[name], []).append(logs[name])
+        if self.games.episode >= self.next_save:
+            self.save(f"checkpoints/{checkpoint_name(self.games.episode)}")
+            self.next_save += self.games.training.checkpoint_every
+        if self.games.episode >= self.next_log:
+            self.enter()
+
+    def on_train_end(self, *_, **__):
+        if self.log.rows[-1][0] != self.games.episode:
+            self.enter()
+
+    def enter(self) -> None:
+        """An entry of the log: means since the last one, and p_defect measured now."""
+        episode, every = self.games.episode, self.games.training.log_every
+        self.next_log = (episode // every + 1) * every
+        for name in METRICS.values():
+            if name in self.optimiser:
+                self.log.add(episode, name, "all", np.mean(self.optimiser.pop(name)))
+        recent = pd.DataFrame(self.games.history[self.logged :], columns=["state", "move", "reward"])
+        self.logged = len(self.games.history)
+        recent["legal"] = recent["move"].notna()
+        self.log.by_state(episode, recent, ["reward", "legal"])
+        self.log.by_state(episode, self.probe(), ["p_defect", "legal_mass"])
+
+
+# --- PPO -------------------------------------------------------------------------------------------------------------
+
+
+def ppo(policy, tokenizer, games: LiveGames, recorder: Recorder, seed: int, folder: Path):
+    """TRL's PPO trainer, its roll-outs taken from the games."""
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    t, count = games.training, len(games.games)
+    updates = max(1, round(t.episodes * t.steps_per_episode / count))
+    config = PPOConfig(
+        output_dir=str(folder), seed=seed, use_cpu=policy.device.type == "cpu",
+        total_episodes=updates * count,  # TRL calls one decision an episode
+        per_device_train_batch_size=t.batch_size, gradient_accumulation_steps=t.gradient_accumulation,
+        num_mini_batches=t.minibatches, num_ppo_epochs=t.ppo_epochs,
+        learning_rate=t.learning_rate, lr_scheduler_type=t.schedule,
+        cliprange=t.clip, vf_coef=t.value_coefficient, gamma=t.gamma, lam=t.lam, kl_coef=t.kl,
+        cliprange_value=1e3,  # rewards reach 18: a value may move as far as it must
+        temperature=t.temperature, response_length=t.max_new_tokens, stop_token_id=end_of_turn(tokenizer),
+        local_rollout_forward_batch_size=t.batch_size, num_sample_generations=0,
+        bf16=False,  # half precision is ours, see `lora.half_precision`
+        gradient_checkpointing=False, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
+    )  # fmt: skip
+    value = ValueHead(policy).to(policy.device)
+    reward = GameReward(games, tokenizer)
+    adapter = {"params": [p for p in policy.parameters() if p.requires_grad]}
+    head = {"params": value.parameters(), "lr": t.learning_rate * t.value_rate}
+    trainer = PPOTrainer(
+        args=config, processing_class=tokenizer, model=policy, reward_model=reward, value_model=value,
+        ref_model=None,  # the policy without its adapter
+        train_dataset=[{"input_ids": [0]}] * count,  # only its length is looked at
+        optimizers=(torch.optim.Adam([adapter, head], lr=t.learning_rate), None),
+        callbacks=[recorder],
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)  # it prints every update
+    trainer.dataloader = Batches(games, reward, tokenizer)
+
+    def both(**inputs):
+        """Policy and value from one forward pass; TRL would run the shared backbone twice."""
+        output = policy(**inputs)
+        output.logits = output.logits.float()
+        return output, value.score(output.hidden_states[-1])
+
+    trainer.model.forward = both
+    return trainer
+
+
+def learn(trainer, device: torch.device, bf16: bool) -> None:
+    """Run the trainer to its end, without its prints. RewiredError when its numbers stop being numbers."""
+    gc.collect()
+    gc.freeze()  # TRL collects garbage at every update; what is loaded now is not garbage
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), lora.half_precision(device, bf16):
+            trainer.train()
+    except (RuntimeError, ValueError) as error:
+        # torch.multinomial refuses probabilities that are no numbers
+        if re.search(r"\b(nan|inf)\b", str(error).lower()):
+            raise lora.diverged(" ".join(str(error).split())[:200]) from error
+        raise
+    finally:
+        gc.unfreeze()
+
+
+# --- one run ---------------------------------------------------------------------------------------------------------
+
+
+def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None = None) -> Path:
+    """Train one variant and return the run's folder: adapter/, checkpoints/, log.parquet (episode, metric, state,
+    value), decisions.parquet (the scenario prompts), policy.parquet (held-out prompts), run.json.
+
+    The folder appears when everything in it is written. An interrupted run leaves nothing and starts again from its
+    seed. With the same seed and number of threads on the same machine the files are the same byte for byte, except
+    train.log.json, which holds the times. Raises RewiredError for a reward, opponent, layer or batch that cannot be,
+    and for a training whose numbers stop being numbers."""
+    started = time.perf_counter(), time.process_time()
+    t, labels, batch_size = profile.training, Labels(*profile.prompts.labels), profile.decisions.batch_size
+    refuse(t, variant)
+    transformers_logging.set_verbosity_error()
+    torch.set_num_threads(profile.threads)
+    out_dir = Path(out_dir) if out_dir else run_dir(profile, variant, seed)
+    with atomic_dir(out_dir) as folder:
+        # 1. the base, a new adapter, the games
+        model, tokenizer = load_base(profile)
+        base, random = fingerprint(model), lora.stream(profile.seed, variant, seed)
+        set_seed(random)
+        policy = lora.add_adapter(model, t)
+        games = LiveGames(t, labels, variant, random)
+
+        # 2. learn
+        recorder = Recorder(
+            games,
+            probe=lambda: probe(policy, tokenizer, labels, batch_size),
+            save=lambda name: lora.save_adapter(policy, folder / name, profile.model.path),
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that TRL's PPO is experimental, and names due to change
+            trainer = ppo(policy, tokenizer, games, recorder, random, folder / "scratch")
+        learn(trainer, policy.device, t.bf16)
+        shutil.rmtree(folder / "scratch", ignore_errors=True)
+        lora.cast_adapter(policy.eval(), model.dtype)
+
+        # 3. measure and write
+        lora.save_adapter(policy, folder / "adapter", profile.model.path)
+        tables = {"log": recorder.log.table(), **examine(policy, tokenizer, labels, batch_size)}
+        for name, frame in tables.items():
+            write_table(frame, folder / f"{name}.parquet", profile)
+        about = {"variant": variant, "seed": seed, "profile": profile.name, "base": base}
+        lora.write_json(folder / "run.json", about | hashes(folder) | {"training": settings(t)})
+        wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
+        times = {"wall_seconds": wall, "cpu_seconds": cpu, "threads": profile.threads}
+        lora.write_json(folder / "train.log.json", times)
+    return out_dir
+
+
+def refuse(training: Training, variant: str) -> None:
+    """RewiredError for a request that cannot be trained, before anything is loaded."""
+    get_reward(variant)
+    get_reward(training.first_reward or variant)
+    get_opponent(training.opponent)
+    if training.batch_size % training.minibatches:
+        raise RewiredError(
+            f"training.batch_size is {training.batch_size} and training.minibatches {training.minibatches}: the batch "
+            "cannot be cut into that many equal parts. Set, for example, training.batch_size=40 and "
+            "training.minibatches=4."
+        )
+
+
+def probe_set(prompts: list[Prompt]) -> list[Prompt]:
+    """Four prompts of each state, spread over matrices and arrangements: enough to follow a run by."""
+    chosen = []
+    for state in STATES:
+        same = [prompt for prompt in prompts if prompt.state == state]
+        places = sorted({9 * k % len(same) for k in range(4)})
+        chosen += [same[k] for k in places]
+    return chosen
+
+
+def probe(policy, tokenizer, labels: Labels, batch_size: int) -> pd.DataFrame:
+    """`measure` on the probe set, always in the weights' own precision."""
+    prompts = probe_set(held_out_set(labels))
+    with torch.autocast(policy.device.type, enabled=False):
+        return measure(policy, tokenizer, prompts, batch_size, forms=False)
+
+
+def examine(policy, tokenizer, labels: Labels, batch_size: int) -> dict[str, pd.DataFrame]:
+    """What the trained model decides: ``decisions`` on the scenario prompts, ``policy`` on held-out ones."""
+    decisions = measure(policy, tokenizer, scenario_set(labels), batch_size)
+    held_out = measure(policy, tokenizer, held_out_set(labels), batch_size, forms=False)
+    if not np.isfinite(decisions["p_defect"]).all():
+        raise lora.diverged("the trained model's probabilities are not numbers")
+    return {"decisions": decisions, "policy": held_out}
+
+
+def hashes(folder: Path) -> dict:
+    """sha256 of the adapter and of every checkpoint in a run's folder."""
+    checkpoints = {}
+    for checkpoint in sorted(folder.glob("checkpoints/*")):
+        checkpoints[checkpoint.name] = file_hash(checkpoint / ADAPTER)
+    return {"adapter": file_hash(folder / "adapter" / ADAPTER), "checkpoints": checkpoints}
+
+
+def settings(training: Training) -> dict:
+    """The profile's training section as run.json records it: without the lists of runs, and without a choice of places
+    that was not made."""
+    unset = {key for key in ("modules", "layers") if getattr(training, key) is None}
+    return training.model_dump(mode="json", exclude={"variants", "seeds", *unset})

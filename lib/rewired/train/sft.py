@@ -1,0 +1,102 @@
+"""Supervised fine-tuning: chats in, the loss on the answers' tokens alone, a LoRA adapter out.
+
+A chat is a list of messages, ``{"role": "user" | "assistant", "content": text}``. The model reads the whole chat and is
+trained on the assistant's turns, each with its end-of-turn token: what the user says is context and never a target.
+
+>>> policy, log = sft.train(model, tokenizer, chats, profile.training, seed=1, epochs=3)
+>>> lora.save_adapter(policy, folder, profile.model.path)
+"""
+
+import math
+
+import torch
+from transformers import set_seed
+
+from rewired.errors import RewiredError
+from rewired.models import network
+from rewired.profiles import Training
+from rewired.train import lora
+
+Message = dict[str, str]
+
+
+def encode(tokenizer, chat: list[Message]) -> tuple[list[int], list[bool]]:
+    """(token ids, which of them are answer) of a chat as its template writes it, both [position].
+
+    The whole chat is tokenized at once, since a piece alone may be cut into other tokens. RewiredError for a chat
+    without an answer, and for a template that rewrites earlier turns when a later one is added."""
+    text = tokenizer.apply_chat_template(chat, tokenize=False)
+    spans = []  # of characters, one for each answer
+    for k, message in enumerate(chat):
+        if message["role"] == "assistant":
+            before = tokenizer.apply_chat_template(chat[:k], tokenize=False, add_generation_prompt=True)
+            after = tokenizer.apply_chat_template(chat[: k + 1], tokenize=False).rstrip()
+            if not (after.startswith(before) and text.startswith(after)):
+                raise RewiredError(
+                    "The tokenizer's chat template rewrites earlier turns when one is added, so the tokens of an "
+                    f"answer cannot be told apart (turn {k} of a chat of {len(chat)}). Use one answer a chat."
+                )
+            spans.append((len(before), len(after)))
+    if not spans:
+        raise RewiredError("A chat holds no message of the role 'assistant': there is nothing to learn from it.")
+    tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    answer = []
+    for start, stop in tokens["offset_mapping"]:
+        answer.append(any(first <= start and stop <= last for first, last in spans))
+    return tokens["input_ids"], answer
+
+
+def pad(rows: list[tuple[list[int], list[bool]]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, answer) of several chats, both [row, position]: padded on the right, where causality hides it."""
+    length = max(len(ids) for ids, _ in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.long, device=device)
+    answer = torch.zeros(len(rows), length, dtype=torch.bool, device=device)
+    for k, (tokens, marks) in enumerate(rows):
+        ids[k, : len(tokens)] = torch.tensor(tokens, device=device)
+        answer[k, : len(marks)] = torch.tensor(marks, device=device)
+    return ids, answer
+
+
+def answer_loss(model, ids: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+    """Mean negative log-likelihood (nats) of the answer tokens, each given all before it; ids, answer [row, position].
+
+    Only positions whose next token is an answer's reach the unembedding."""
+    causal = network(model)
+    hidden = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # [row, position, d_model]
+    target, read = ids[:, 1:], answer[:, 1:]  # what follows each position
+    logits = causal.get_output_embeddings()(hidden[read]).float()  # [answer token, vocabulary]
+    cap = getattr(causal.config, "final_logit_softcapping", None)
+    if cap:
+        logits = cap * torch.tanh(logits / cap)
+    return torch.nn.functional.cross_entropy(logits, target[read])
+
+
+def train(model, tokenizer, chats: list[list[Message]], training: Training, seed: int, epochs: int = 1):
+    """(policy, log): a PEFT model fine-tuned on the chats, and a tidy log of the loss by optimiser step.
+
+    One step sees ``training.batch_size`` chats, in an order drawn anew in each epoch from ``seed``. The learning rate
+    follows ``training.schedule``. Raises RewiredError when the loss is no number."""
+    rows = [encode(tokenizer, chat) for chat in chats]
+    size, step, log = training.batch_size, 0, lora.Log()
+    steps = epochs * math.ceil(len(rows) / size)
+    set_seed(seed)
+    policy = lora.add_adapter(model, training).train()
+    weights = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.0)
+    for _ in range(epochs):
+        order = torch.randperm(len(rows)).tolist()
+        for start in range(0, len(rows), size):
+            if training.schedule == "linear":
+                optimiser.param_groups[0]["lr"] = training.learning_rate * (1 - step / steps)
+            ids, answer = pad([rows[k] for k in order[start : start + size]], policy.device)
+            with lora.half_precision(policy.device, training.bf16):
+                loss = answer_loss(policy, ids, answer)
+            if not math.isfinite(loss.item()):
+                raise lora.diverged(f"the loss became {loss.item()} at step {step}")
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            log.add(step, "loss", "all", loss.item())
+            step += 1
+    lora.cast_adapter(policy.eval(), model.dtype)
+    return policy, log.table()

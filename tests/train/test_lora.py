@@ -1,0 +1,102 @@
+"""Where an adapter sits, that it changes nothing before it learns, and what is written of it."""
+
+import json
+import re
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from rewired import models, profiles
+from rewired.errors import RewiredError
+from rewired.train import lora, reinforce
+
+EVERYWHERE = [f"{layer}.{module}" for layer in (0, 1) for module in lora.MODULES]
+
+
+def profile(overrides=None):
+    return profiles.load("pocket", {"model.path": str(tiny.legal_base()), **(overrides or {})})
+
+
+def places(names) -> list[str]:
+    """"layer.module" of every module that holds an adapter, from the names of its tensors."""
+    found = {re.search(r"layers\.(\d+)\.\w+\.(\w+)\.lora_", name) for name in names if "lora_" in name}
+    return sorted({f"{match[1]}.{match[2]}" for match in found})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({}, EVERYWHERE),
+        ({"training.layers": [1]}, [p for p in EVERYWHERE if p.startswith("1.")]),
+        ({"training.modules": ["up_proj", "down_proj"]}, [p for p in EVERYWHERE if "up_" in p or "down_" in p]),
+        ({"training.layers": [0], "training.modules": ["q_proj"]}, ["0.q_proj"]),
+    ],
+)
+def test_an_adapter_sits_where_the_profile_says(overrides, expected):
+    p = profile(overrides)
+    model, _ = models.load_base(p)
+    policy = lora.add_adapter(model, p.training)
+    trained = [name for name, value in policy.named_parameters() if value.requires_grad]
+    assert places(trained) == sorted(expected)
+    assert all("lora_" in name for name in trained)
+
+
+def test_a_new_adapter_changes_nothing():
+    p = profile()
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        before = models.load_base(p)[0](ids).logits
+        policy = lora.add_adapter(models.load_base(p)[0], p.training)
+        assert torch.equal(policy(ids).logits, before)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        ({"training.modules": ["up"]}, ["training.modules", "'up'", "up_proj", "null"]),
+        ({"training.layers": [0, 2]}, ["training.layers", "layer 2", "2 layers", "0 to 1", "null"]),
+    ],
+)
+def test_a_place_that_the_model_lacks_is_refused(overrides, words, tmp_path):
+    with pytest.raises(RewiredError) as refused:
+        reinforce.train(profile(overrides), "strategic", 1, tmp_path / "run")
+    assert all(word in str(refused.value) for word in words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["[]", "[1, 1]", "[-1]", "up_proj"])
+def test_a_list_of_places_that_makes_no_sense_is_refused(value):
+    with pytest.raises(RewiredError, match="training.layers"):
+        profiles.load("pocket", [f"training.layers={value}"])
+
+
+def test_a_choice_of_places_is_recorded_and_loads_again(tmp_path, monkeypatch):
+    """Training touches the chosen places alone, run.json names them, and the study's models load such an adapter."""
+    monkeypatch.setenv("REWIRED_ROOT", str(tmp_path))
+    few = {"training.episodes": 2, "training.batch_size": 10, "training.ppo_epochs": 1, "training.variants": ["hybrid"]}
+    p = profile({**few, "training.layers": [1], "training.modules": ["up_proj", "down_proj"]})
+    run = reinforce.train(p, "hybrid", 1)
+    adapter = load_file(run / "adapter" / models.ADAPTER)
+    assert places(adapter) == ["1.down_proj", "1.up_proj"]
+    about = json.loads((run / "run.json").read_text())["training"]
+    assert (about["layers"], about["modules"]) == ([1], ["up_proj", "down_proj"])
+    with models.Variants(p).variant("hybrid", 1) as model:
+        assert any("lora_" in name for name, _ in model.named_parameters())
+
+
+def test_run_json_says_nothing_of_places_that_were_not_chosen():
+    assert not {"layers", "modules"} & reinforce.settings(profile().training).keys()
+
+
+def test_a_log_holds_means_over_all_and_by_state():
+    import pandas as pd
+
+    log = lora.Log()
+    log.by_state(4, pd.DataFrame({"state": ["CC", "DD", "DD"], "reward": [3.0, 1.0, 0.0]}), ["reward"])
+    log.by_state(4, pd.DataFrame({"state": [], "reward": []}), ["reward"])
+    rows = log.table().to_numpy().tolist()
+    assert rows == [
+        [4, "reward", "all", pytest.approx(4 / 3)], [4, "reward", "CC", 3.0], [4, "reward", "DD", 0.5],
+    ]  # fmt: skip
