@@ -57,14 +57,6 @@ def test_measure_does_not_depend_on_batches_or_company(base):
     pd.testing.assert_frame_equal(together, apart, atol=1e-5, rtol=0)
 
 
-def test_what_prompts_begin_with_is_run_once_and_nothing_that_is_read():
-    rows = [[1] * 20 + [k, 5, 6] for k in (2, 3, 4)] + [[9] * 8, [1] * 4 + [7] * 10]
-    reads = [[21, 22], [21, 22], [18, 22], [7], [13]]
-    families = sorted((shared, sorted(family)) for shared, family in decisions._families(rows, reads, largest=64))
-    assert families == [(0, [3]), (0, [4]), (18, [0, 1, 2])], "position 18 is read, so only 18 tokens are shared"
-    assert max(len(f) for _, f in decisions._families(rows, reads, largest=2)) == 2
-
-
 def test_measure_ignores_the_tokenizers_padding_side(base):
     model, tokenizer = base
     values = []

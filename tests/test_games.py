@@ -95,7 +95,7 @@ def test_opponents():
 
 @pytest.mark.parametrize("look_up", [get_game, get_opponent, get_reward])
 def test_unknown_names_list_the_known_ones(look_up):
-    with pytest.raises(RewiredError, match="nonsense.*Allowed"):
+    with pytest.raises(RewiredError, match="nonsense.*Known"):
         look_up("nonsense")
 
 

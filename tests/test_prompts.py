@@ -8,7 +8,17 @@ import pytest
 from rewired import prompts
 from rewired.errors import RewiredError
 from rewired.games import STATES, dilemma
-from rewired.prompts import SCENARIOS, WORDINGS, Labels, build, held_out_matrices, held_out_set, scenario_set, study_set
+from rewired.prompts import (
+    SCENARIOS,
+    WORDINGS,
+    Arrangement,
+    Labels,
+    build,
+    held_out_matrices,
+    held_out_set,
+    scenario_set,
+    study_set,
+)
 
 
 def test_scenario_set_follows_the_rule():
@@ -20,7 +30,7 @@ def test_scenario_set_follows_the_rule():
         assert len({p.wording for p in own}) >= 3 and len({p.matrix for p in own}) >= 3
         assert {p.state for p in own} == {scenario[:2]}
         for factor in ("listing_swapped", "answer_swapped", "rows_swapped", "columns_swapped"):
-            assert {getattr(p, factor) for p in own} == {True, False}
+            assert {getattr(p.arrangement, factor) for p in own} == {True, False}
 
 
 def test_the_studys_fifteen_by_name():
@@ -32,7 +42,7 @@ def test_the_studys_fifteen_by_name():
 @pytest.mark.parametrize("state", STATES)
 def test_spans_point_at_what_they_name(wording, state):
     labels = Labels("plum", "fig")
-    p = build(state, dilemma(5, 1, 6, 2), wording, labels, True, True, False, True, False)
+    p = build(state, dilemma(5, 1, 6, 2), wording, labels, True, Arrangement(True, False, True, False))
     said = {role: p.text[a:b] for role, a, b in p.spans}
     assert said["own_move"] == labels.of(state[0]) and said["other_move"] == labels.of(state[1])
     assert (said["listed_first"] if "listed_first" in said else "fig") == "fig" and said["answer_first"] == "plum"
@@ -81,10 +91,27 @@ def test_labels_that_cannot_be_told_apart_are_refused(pair):
 
 @pytest.mark.parametrize("bad", [{"state": "XX"}, {"state": "CC", "wording": "sonnet"}])
 def test_unknown_state_or_wording(bad):
-    with pytest.raises(RewiredError, match="Allowed"):
+    with pytest.raises(RewiredError, match="Unknown (state|wording).*Known"):
         build(**bad)
 
 
-def test_unknown_scenario():
-    with pytest.raises(RewiredError, match="CC_continue"):
-        prompts.select(["CC_nothing"])
+def test_the_first_prompts_of_each_scenario():
+    few = scenario_set(per_scenario=2)
+    assert [p.id for p in few] == [f"{scenario}/v{k}" for scenario in SCENARIOS for k in range(2)]
+    assert few == [p for k, p in enumerate(scenario_set()) if k % 12 < 2]
+    for wrong in (0, 13):
+        with pytest.raises(RewiredError, match=f"per_scenario is {wrong}.*Choose 1 to 12"):
+            scenario_set(per_scenario=wrong)
+
+
+def test_held_out_arrangements_are_balanced():
+    """Each factor half and half, and every two crossed, but for answer and columns."""
+    swaps = [(a.listing_swapped, a.answer_swapped, a.rows_swapped, a.columns_swapped) for a in arrangements()]
+    for i in range(4):
+        assert sum(swap[i] for swap in swaps) == 2
+        for j in range(i):
+            assert len({(swap[i], swap[j]) for swap in swaps}) == (2 if (j, i) == (1, 3) else 4)
+
+
+def arrangements() -> list[Arrangement]:
+    return list({p.arrangement: None for p in held_out_set()})
