@@ -9,6 +9,7 @@ from transformers import Gemma2ForCausalLM
 
 from rewired.decisions import decision_step
 from rewired.prompts import chat, scenario_set
+from rewired.tracing.recording import record
 
 EIGHT = dict(num_attention_heads=8, num_key_value_heads=4, num_hidden_layers=3)
 PROMPTS = scenario_set()[::9]
@@ -118,3 +119,47 @@ def patched(model, tokenizer, prompt, changes) -> float:
         edits.append((*place(model, site, layer), write))
     with torch.no_grad(), editing(*edits):
         return delta(model, tokenizer, prompt).item()
+
+
+# --- patches by hooks ------------------------------------------------------------------------------------------------
+
+
+def everything(model, tokenizer, prompt):
+    """{(site, layer): [position, width]} of one prompt, and each head's own output: {("head_out", layer, head): …}."""
+    sites = ("z", "attn_out", "mlp_out", "resid_post")
+    places = {(site, k): place(model, site, k) for site in sites for k in range(len(model.model.layers))}
+    seen = see(model, tokenizer, prompt, places)
+    for k, block in enumerate(model.model.layers):
+        z, width = seen["z", k], block.self_attn.head_dim
+        for h in range(z.shape[-1] // width):
+            alone = torch.zeros_like(z)
+            alone[:, width * h : width * h + width] = z[:, width * h : width * h + width]
+            with torch.no_grad():
+                seen["head_out", k, h] = block.self_attn.o_proj(alone)
+    return seen
+
+
+def recorded(model, tokenizer, switch, prompts=PROMPTS):
+    """(model switched to the target, tokenizer, source, target, what hooks saw in the source by prompt)."""
+    source = record(switch("one"), tokenizer, prompts)
+    seen = {prompt.id: everything(model, tokenizer, prompt) for prompt in prompts}
+    target = record(switch("two"), tokenizer, prompts)
+    return model, tokenizer, source, target, seen
+
+
+def due(pair, prompt, component, positions, mode) -> float:
+    """delta of one patch: the whole target, one prompt, hooks."""
+    model, tokenizer, _, _, seen = pair
+    seen, rows = seen[prompt.id], slice(None) if positions == "all" else slice(-1, None)
+    layer, head, width = component.layer, component.head, model.model.layers[0].self_attn.head_dim
+    if component.kind != "head":
+        site = "resid_post" if component.kind == "resid" else f"{component.kind}_out"
+        return patched(model, tokenizer, prompt, [(site, layer, slice(None), rows, seen[site, layer])])
+    columns = slice(width * head, width * head + width)
+    if mode == "input":
+        return patched(model, tokenizer, prompt, [("z", layer, columns, rows, seen["z", layer][:, columns])])
+    rest = see(model, tokenizer, prompt, {"z": place(model, "z", layer)})["z"].clone()
+    rest[:, columns] = 0
+    with torch.no_grad():
+        value = model.model.layers[layer].self_attn.o_proj(rest) + seen["head_out", layer, head]
+    return patched(model, tokenizer, prompt, [("attn_out", layer, slice(None), rows, value)])

@@ -7,6 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForC
 
 from rewired.errors import RewiredError
 from rewired.tracing import capture
+from rewired.tracing.anatomy import SITES, anatomy
 
 
 @pytest.fixture(scope="module")
@@ -19,11 +20,11 @@ def test_every_site_is_what_a_hook_sees(gemma):
     switch("one")
     rows = [brute.row(tokenizer, prompt)[0][0].tolist() for prompt in brute.PROMPTS]
     positions = [[3, 40, len(row) - 1] for row in rows]
-    found = capture.capture(model, rows, capture.SITES, [2, 0], positions, batch_size=3)
+    found = capture.capture(model, rows, SITES, [2, 0], positions, batch_size=3)
     assert found["z"].shape == (2, 3 * len(rows), 8, 8) and found["resid_final"].shape == (1, 3 * len(rows), 32)
     for i, prompt in enumerate(brute.PROMPTS):
         for k, layer in enumerate((2, 0)):
-            seen = brute.see(model, tokenizer, prompt, {s: brute.place(model, s, layer) for s in capture.SITES})
+            seen = brute.see(model, tokenizer, prompt, {s: brute.place(model, s, layer) for s in SITES})
             for site, value in seen.items():
                 mine = found[site][0 if site == "resid_final" else k, 3 * i : 3 * i + 3].flatten(1)
                 assert (mine - value[positions[i]]).abs().max() < 1e-5, site
@@ -32,7 +33,7 @@ def test_every_site_is_what_a_hook_sees(gemma):
 def test_read_out_is_the_models_decision(gemma):
     model, tokenizer, switch = gemma
     switch("two")
-    parts, encoded = capture.anatomy(model), capture.encode(tokenizer, brute.PROMPTS)
+    parts, encoded = anatomy(model), capture.encode(tokenizer, brute.PROMPTS)
     steps = [[len(row) - 1] for row in encoded.rows]
     hidden = capture.capture(model, encoded.rows, ("resid_final",), None, steps)["resid_final"][0]
     delta, raw = capture.read_out(parts, hidden, encoded)
@@ -51,7 +52,7 @@ def test_what_cannot_be_traced_is_refused(gemma):
     mixture = MixtralForCausalLM(MixtralConfig(**small, num_key_value_heads=2, num_local_experts=2))
     for odd, why in ((gpt2, "GPT2LMHeadModel.*no decoder"), (mixture, "MixtralForCausalLM.*lacks")):
         with pytest.raises(RewiredError, match=why):
-            capture.anatomy(odd)
+            anatomy(odd)
     with pytest.raises(RewiredError, match="Unknown site 'resid_per'.*resid_pre"):
         capture.capture(model, [[1, 2]], ("resid_per",))
     with pytest.raises(RewiredError, match="no layer 7.*0 to 2"):

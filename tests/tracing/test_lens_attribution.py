@@ -63,16 +63,16 @@ def test_stabilization_by_its_definition():
     assert (flat["stabilizes"], flat["decided"]) == (0, 0)
 
 
-def test_attribution_terms_and_their_sum(gemma):
+def test_contributions_and_their_sum(gemma):
     model, tokenizer = gemma
-    terms, closure = attribution.terms(model, tokenizer, brute.PROMPTS, batch_size=4)
-    assert terms.groupby("prompt_id").size().eq(1 + 3 * 9).all()
+    table, closure = attribution.contributions(model, tokenizer, brute.PROMPTS, batch_size=4)
+    assert table.groupby("prompt_id").size().eq(1 + 3 * 9).all()
     assert closure["error"].abs().max() < 1e-4
-    sums = terms.groupby("prompt_id", sort=False)[["raw", "contribution"]].sum()
+    sums = table.groupby("prompt_id", sort=False)[["raw", "contribution"]].sum()
     assert np.allclose(sums["raw"], closure["delta_raw"], atol=1e-4)
     assert np.allclose(sums["contribution"], closure["delta"], atol=1e-4)
     for prompt in brute.PROMPTS[:3]:
-        mine = terms[terms["prompt_id"] == prompt.id].set_index("component")["raw"]
+        mine = table[table["prompt_id"] == prompt.id].set_index("component")["raw"]
         due = written_out(model, tokenizer, prompt)
         assert set(mine.index) == set(due)
         assert max(abs(mine[name] - due[name]) for name in due) < 1e-5
@@ -107,6 +107,6 @@ def test_attribution_where_the_cap_has_no_secant(gemma):
     weight = model.lm_head.weight.data
     before = weight[step.defect_id].clone()
     weight[step.defect_id] = weight[step.cooperate_id]
-    terms, closure = attribution.terms(model, tokenizer, [prompt])
+    table, closure = attribution.contributions(model, tokenizer, [prompt])
     weight[step.defect_id] = before
-    assert closure["delta_raw"][0] == 0 and not terms["contribution"].isna().any()
+    assert closure["delta_raw"][0] == 0 and not table["contribution"].isna().any()

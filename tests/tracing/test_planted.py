@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 
 from rewired import models, profiles
 from rewired.prompts import scenario_set
-from rewired.tracing import attribution, capture, patching
+from rewired.tracing import attribution, capture, patching, recording
 
 PROMPTS = [p for p in scenario_set() if p.wording in ("story", "named")][:6:2]
 
@@ -62,8 +62,8 @@ def test_a_planted_component_carries_the_whole_difference(kind):
     source = patching.record(switch(True), tokenizer, PROMPTS)
     target = patching.record(switch(False), tokenizer, PROMPTS)
     assert (source.delta - target.delta > 1).all()
-    wanted = patching.components(model, ("head", "mlp", "attn"))
-    table, _ = patching.sweep(model, source, target, wanted, mode="output")
+    chosen = recording.components(model, ("head", "mlp", "attn"))
+    table, _ = patching.patch_each(patching.Sweep(model, source, target, mode="output"), chosen)
     name = f"L{layer}_{kind.upper()}"
     found = table[table["component"] == name]
     assert np.allclose(found["delta_patched"], source.delta, atol=1e-4)
@@ -76,11 +76,11 @@ def test_planted_in_the_last_layer_it_ranks_first_in_attribution(kind):
     model, tokenizer, layer, switch = plant(None, KINDS[kind])
     shares = []
     for on in (True, False):
-        terms, closure = attribution.terms(switch(on), tokenizer, PROMPTS)
-        terms = terms.merge(closure[["prompt_id", "scale"]], on="prompt_id")
-        layers = "L" + terms["layer"].astype(str) + "_ATTN"
-        terms["part"] = layers.where(terms["kind"] == "head", terms["component"])
-        terms["unscaled"] = terms["raw"] / terms["scale"]
-        shares.append(terms.groupby("part")["unscaled"].sum())
+        table, closure = attribution.contributions(switch(on), tokenizer, PROMPTS)
+        table = table.merge(closure[["prompt_id", "scale"]], on="prompt_id")
+        layers = "L" + table["layer"].astype(str) + "_ATTN"
+        table["part"] = layers.where(table["kind"] == "head", table["component"])
+        table["unscaled"] = table["raw"] / table["scale"]
+        shares.append(table.groupby("part")["unscaled"].sum())
     change = (shares[0] - shares[1]).abs()
     assert change.idxmax() == f"L{layer}_{kind.upper()}"

@@ -140,7 +140,9 @@ def _unexpected(kind: str, module) -> str | None:
     children = dict(module.named_children())
     lacking = required - set(children)
     # a child without parameters (an activation function, a rotary table) is of no consequence
-    extra = {name for name in set(children) - required - optional if next(children[name].parameters(), None) is not None}
+    extra = {
+        name for name in set(children) - required - optional if next(children[name].parameters(), None) is not None
+    }
     complaints = []
     if lacking:
         complaints.append(f"lacks {', '.join(sorted(lacking))}")
