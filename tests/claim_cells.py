@@ -93,6 +93,13 @@ def run(chapter: str, claim: str, variants=None, seeds=None, pairs=None, **frame
 
 
 def defined(chapter: str, name: str, **known):
-    """The function (or other thing) ``name`` that a cell of the chapter defines; ``known``: what the cell may use."""
-    (cell,) = [(source, []) for source, about, _ in code_cells(chapter) if name in about.get("defines", [])]
-    return execute([cell], {}, {"np": np, "pd": pd, **known})[name]
+    """The function (or other thing) ``name`` that a cell of the chapter defines.
+
+    All cells with ``defines`` run in order up to that one; ``known`` is what they may use besides each other."""
+    space = {"np": np, "pd": pd, **known}
+    for source, about, _ in code_cells(chapter):
+        if about.get("defines"):
+            exec(compile(source, "<cell>", "exec"), space)
+        if name in about.get("defines", []):
+            return space[name]
+    raise AssertionError(f"no cell of {chapter} says that it defines {name!r}")
