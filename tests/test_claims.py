@@ -1,0 +1,238 @@
+"""The register of claims, its schema, and the rules that turn numbers into verdicts."""
+
+import math
+
+import claim_cells
+import pandas as pd
+import pytest
+import yaml
+
+from rewired import claims
+from rewired.claims import ARTEFACT, HOLDS, NOT, SIZE, UNTESTED, Rule
+from rewired.errors import RewiredError
+
+CONTRACT = {
+    "behaviour": [
+        "variants_separate strategic_defects deontological_cooperates utilitarian_cooperates hybrid_reciprocates",
+        "all_more_cooperative metric_agrees generalizes own_regret_lowest robust_to_wording temptation_extremes",
+        "deontological_forgives separation_p",
+    ],
+    "lens": ["preference_at_zero u_shape trajectories_identical stabilizes_late"],
+    "attribution": ["pair_dominates pair_everywhere l8_l9 none_suppressed hawk_rises similar morals_closest"],
+    "patching": [
+        "zero_flips mean_effect quarter_defects no_circuit opposite late_layers early_sites differ_after_defection",
+        "significant_components",
+    ],
+    "attention": ["attention_identical same_looks"],
+    "interactions": ["pairs_03 pairs_05 pairs_07 rewiring mechanistic no_switch predicts_asymmetry"],
+    "weights": ["l2_not_modified adapters_similar"],
+}
+"""What the book promises to decide: every claim of the study but the one on targeted training."""
+WHY = "A reason that is long enough."
+CLAIM = {
+    "id": "toy", "group": "toys", "short": "a toy claim", "statement": "Toys are large.", "source": "a toy box",
+    "reported": "2", "chapter": "weights", "right_way": "The mean size of toys.",
+    "original_way": "Their sum, as it was.",
+    "rule": {"side": "above", "threshold": 1, "size": 2, "factor": 2, "why": WHY},
+}  # fmt: skip
+
+
+def register(tmp_path, *more, **changes):
+    """The register with one claim, changed; ``rule__side=…`` changes a key inside, ``None`` removes one."""
+    claim = yaml.safe_load(yaml.safe_dump(CLAIM))
+    for name, value in changes.items():
+        *inside, key = name.split("__")
+        place = claim
+        for part in inside:
+            place = place.setdefault(part, {})
+        place[key] = value
+        if value is None:
+            del place[key]
+    file = tmp_path / "claims.yaml"
+    file.write_text(yaml.safe_dump({"groups": {"toys": "Toys"}, "claims": [claim, *more]}))
+    return claims.load(file)
+
+
+def numbers(original=2.0, right=2.0, yardstick=math.nan, cannot="", claim="toy") -> pd.DataFrame:
+    """A table as a chapter writes it, with the numbers of one claim."""
+    row = {"claim": claim, "original": original, "right": right, "yardstick": yardstick, "cannot": cannot}
+    return pd.DataFrame([row])
+
+
+# --- the register ----------------------------------------------------------------------------------------------------
+
+
+def test_every_claim_of_the_contract_is_there():
+    book = claims.load()
+    for group, names in CONTRACT.items():
+        assert [claim.id for claim in book.claims if claim.group == group] == " ".join(names).split()
+    assert list(CONTRACT) == list(book.groups)
+    assert len(book.claims) == sum(len(" ".join(names).split()) for names in CONTRACT.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reportd": "2"}, ["reportd", "reported"]),
+        ({"rule__sde": "above"}, ["rule.sde", "side"]),
+        ({"rule__side": "over"}, ["rule.side", "over", "above"]),
+        ({"rule__threshold": "high"}, ["rule.threshold", "high", "number"]),
+        ({"rule__factor": None}, ["size", "factor"]),
+        ({"rule__why": "short"}, ["rule.why", "short"]),
+        ({"chapter": "weight"}, ["weight", "weights"]),
+        ({"group": "toy"}, ["group", "toy", "toys"]),
+        ({"statement": None}, ["statement", "missing"]),
+        ({"yardstick": {"txt": "chance"}, "trap": "t"}, ["yardstick.txt", "text"]),
+        ({"yardstick": {"text": "chance", "constant": 1}}, ["trap"]),
+    ],
+)
+def test_a_mistake_gets_one_paragraph(tmp_path, changes, words):
+    with pytest.raises(RewiredError) as error:
+        register(tmp_path, **changes)
+    text = str(error.value)
+    assert "claims.yaml" in text and "toy" in text and "Mend" in text and "\n" not in text
+    assert all(word in text for word in words), text
+
+
+def test_a_register_that_is_none(tmp_path):
+    file = tmp_path / "claims.yaml"
+    for text, word in [
+        ("claims: [", "not valid YAML"),
+        ("- a", "cannot be used"),
+        ("claims: []\ngroups: {a: A}", "claims"),
+        ("{}", "missing"),
+    ]:
+        file.write_text(text)
+        with pytest.raises(RewiredError, match=word):
+            claims.load(file)
+    with pytest.raises(RewiredError, match="git checkout"):
+        claims.load(tmp_path / "none.yaml")
+    with pytest.raises(RewiredError, match="'toy' is given twice"):
+        register(tmp_path, CLAIM)
+
+
+# --- its numbers -----------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_without_its_number_is_an_error_that_names_claim_and_chapter(tmp_path):
+    toy = register(tmp_path)
+    null = register(tmp_path, yardstick={"text": "another run"}, trap="one run")
+    for asked, given, word in [
+        (toy, numbers(claim="other"), "no rows of numbers"),
+        (toy, pd.concat([numbers(), numbers()]), "2 rows"),
+        (toy, numbers(right=math.nan), "no number right"),
+        (toy, numbers(original=math.inf), "no number original"),
+        (null, numbers(), "no number yardstick"),
+        (toy, numbers(yardstick=1.0), "yardstick"),
+        (toy, numbers(cannot="it has no toys"), "it has no toys"),
+    ]:
+        with pytest.raises(RewiredError, match=word) as error:
+            claims.judge(asked, given)
+        assert "'toy'" in str(error.value) and "'weights'" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_what_a_profile_cannot_have_is_a_reason_and_no_error(tmp_path):
+    toy = register(tmp_path)
+    row = claims.judge(toy, numbers(math.nan, math.nan, cannot="it has no toys")).iloc[0]
+    assert row["measuring"] == row["here"] == UNTESTED
+    assert row["reason"] == "it has no toys" and math.isnan(row["right"])
+
+    null = register(tmp_path, yardstick={"text": "another run"}, trap="one run")
+    row = claims.judge(null, numbers(cannot="one seed")).iloc[0]
+    assert row["here"] == UNTESTED and row["right"] == 2.0, "the number is shown, the verdict is not given"
+
+    row = claims.judge(toy, numbers(original=math.nan, cannot="no sweep")).iloc[0]
+    assert row["measuring"] == UNTESTED and row["here"] == HOLDS, "the second part does not need the original way"
+
+
+def test_a_constant_yardstick_stands_in_the_register(tmp_path):
+    null = register(tmp_path, yardstick={"text": "chance", "constant": 3}, trap="no null")
+    row = claims.judge(null, numbers(right=2.0)).iloc[0]
+    assert row["yardstick"] == 3 and row["here"] == NOT and row["measuring"] == ARTEFACT
+
+
+def test_an_artefact_needs_the_name_of_its_trap(tmp_path):
+    with pytest.raises(RewiredError, match="'toy' of the chapter 'weights'.*trap"):
+        claims.judge(register(tmp_path), numbers(right=0.5))
+
+
+@pytest.mark.parametrize(
+    ("given", "measuring", "here"),
+    [
+        (numbers(), HOLDS, HOLDS),
+        (numbers(original=27.0), SIZE, HOLDS),
+        (numbers(original=20.0, right=20.0), HOLDS, SIZE),
+        (numbers(original=3.0, right=1.0), ARTEFACT, NOT),
+        (numbers(original=1.0, right=3.0), NOT, HOLDS),
+        (numbers(original=1.0, right=1.0), NOT, NOT),
+        (numbers(math.nan, math.nan, cannot="no toys"), UNTESTED, UNTESTED),
+    ],
+)
+def test_every_verdict_can_be_reached(tmp_path, given, measuring, here):
+    row = claims.judge(register(tmp_path, trap="no null"), given).iloc[0]
+    assert (row["measuring"], row["here"]) == (measuring, here)
+
+
+def test_a_new_claim_is_one_entry_and_one_cell(tmp_path):
+    """The entry of `register` and a cell that calls book.claim: nothing else has to know of it."""
+    chapter = claim_cells.book("weights").whole
+    code = "book.claim('toy', original=sizes.sum(), right=sizes.mean())"
+    exec(code, {"book": chapter, "sizes": pd.Series([1.0, 3.0])})
+    given = pd.DataFrame(list(chapter._claims.values()))
+    row = claims.judge(register(tmp_path), given).iloc[0]
+    assert (row["original"], row["right"], row["here"]) == (4.0, 2.0, HOLDS)
+
+
+# --- its rules -------------------------------------------------------------------------------------------------------
+
+ABOVE = Rule(side="above", threshold=1, size=4, factor=2, why=WHY)
+BELOW = Rule(side="below", threshold=0.5, size=0.1, within=0.1, why=WHY)
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "yardstick", "verdict"),
+    [
+        (ABOVE, 4, None, HOLDS), (ABOVE, 2, None, HOLDS), (ABOVE, 1.5, None, SIZE), (ABOVE, 9, None, SIZE),
+        (ABOVE, 1, None, NOT), (ABOVE, -4, None, NOT), (ABOVE, 4, 3, HOLDS), (ABOVE, 4, 5, NOT), (ABOVE, 4, 4, NOT),
+        (BELOW, 0.2, None, HOLDS), (BELOW, 0.3, None, SIZE), (BELOW, 0.6, None, NOT), (BELOW, 0.2, 0.1, NOT),
+        (Rule(side="above", threshold=0, why=WHY), 1e9, None, HOLDS),
+    ],
+)  # fmt: skip
+def test_a_rule(rule, value, yardstick, verdict):
+    assert claims.apply(rule, value, yardstick) == verdict
+
+
+@pytest.mark.parametrize(
+    ("original", "right", "yardstick", "verdict"),
+    [
+        (4, 4, None, HOLDS), (4, 4, 3, HOLDS), (16, 4, None, SIZE), (4, 0.5, None, ARTEFACT), (4, 4, 5, ARTEFACT),
+        (0.5, 4, None, NOT), (0.5, 0.5, None, NOT),
+    ],
+)  # fmt: skip
+def test_the_way_of_measuring(original, right, yardstick, verdict):
+    assert claims.measuring(ABOVE, original, right, yardstick) == verdict
+
+
+# --- in words --------------------------------------------------------------------------------------------------------
+
+
+def page(name):
+    """Something that a cell of the chapter on verdicts defines."""
+    known = {"VERDICTS": claims.VERDICTS, "ARTEFACT": ARTEFACT}
+    return claim_cells.defined("verdicts", name, **known)
+
+
+def test_a_card_holds_what_a_reader_needs(tmp_path):
+    toy = register(tmp_path, yardstick={"text": "Chance.", "constant": 5}, trap="no null")
+    card = page("card")(toy.claims[0], claims.judge(toy, numbers()).iloc[0])
+    for text in ("Toys are large.", "a toy box", "mean size of toys", "Their sum", "Chance.", ARTEFACT, "no null", NOT,
+                 'href="../study/weights.html"', WHY, 'id="claim-toy"'):  # fmt: skip
+        assert text in card, text
+    assert "nan" not in card and "{" not in card
+
+
+def test_the_page_says_which_model_it_decides_about():
+    about = page("about")
+    assert "nothing about Gemma-2-2b" in about("models/pocket")
+    assert "decides the study's claims" in about("google/gemma-2-2b-it")
+    assert "nothing" not in about("google/gemma-2-2b-it")
