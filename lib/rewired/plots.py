@@ -23,6 +23,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from rewired.games import STATES
 from rewired.store import atomic_path
 
 MODELS = ("base", "strategic", "deontological", "utilitarian", "hybrid")
@@ -186,21 +187,32 @@ def split(frame: pd.DataFrame, panel: str | None) -> dict[str, pd.DataFrame]:
 
 
 @look
-def rows(frame: pd.DataFrame, row: str, value: str, series: str = "model", panel: str | None = None, xlabel: str = "",
-         **options) -> Figure:  # fmt: skip
+def rows(
+    frame: pd.DataFrame,
+    row: str,
+    value: str,
+    series: str = "model",
+    panel: str | None = None,
+    xlabel: str = "",
+    **options,
+) -> Figure:
     """Names in rows, values on the x axis, one colour and marker a ``series``, one panel for each level of ``panel``.
 
     Several values of a series in a row are small points with a line over their range; the large point is their mean.
     Optional columns: ``low`` and ``high`` (the line's ends), ``start`` (an open point from which a line leads to the
     value), ``mark`` (an upright red tick, such as the bar of rule 7). ``options`` go to ``panels``."""
     names, levels, parts = present(frame[series]), list(dict.fromkeys(frame[row])), split(frame, panel)
-    single = not frame.duplicated([row, series, *([panel] if panel else [])]).any()
-    height = 0.36 if single and "low" not in frame else 0.13 * len(names) + 0.22
-    options = {"height": height * len(levels) + 0.5, "sharey": True} | options
-    figure, axes = panels(len(parts), **options)
+    # Series that share a row stand below each other, close together where each is a single point.
+    most = frame.groupby(row)[series].nunique().max() if len(frame) else 1
+    points = frame.groupby([row, series]).size().max() if panel is None and "low" not in frame else 2
+    offsets = spread(len(names), 0.22 if points == 1 else 0.36) if most > 1 else np.zeros(len(names))
+    height = 0.34 if points == 1 or most == 1 else 0.13 * len(names) + 0.22
+    figure, axes = panels(len(parts), **({"height": height * len(levels) + 0.5, "sharey": True} | options))
     for ax, (title, part) in zip(axes, parts.items(), strict=True):
-        for name, offset in zip(names, spread(len(names), 0.22 if single else 0.36), strict=True):
-            _series_in_rows(ax, part[part[series] == name], row, value, levels, offset, style(name, names))
+        for name, offset in zip(names, offsets, strict=True):
+            own = part[part[series] == name].dropna(subset=value)
+            for place, level in enumerate(levels):
+                _points_in_row(ax, own[own[row] == level], value, place + offset, style(name, names))
             ax.scatter([], [], s=40, label=name, **style(name, names))
         name_rows(ax, levels)
         ax.set_title(title)
@@ -212,27 +224,24 @@ def rows(frame: pd.DataFrame, row: str, value: str, series: str = "model", panel
     return figure
 
 
-def _series_in_rows(ax: Axes, frame: pd.DataFrame, row: str, value: str, levels, offset: float, look_of: dict) -> None:
-    """Draw one series of ``rows``: every level's points, their range and their mean."""
-    for place, level in enumerate(levels):
-        own = frame[frame[row] == level].dropna(subset=value)
-        if own.empty:
-            continue
-        y, colour = place + offset, look_of["color"]
-        low, high = (
-            (own[end].iloc[0] for end in ("low", "high")) if "low" in own else (own[value].min(), own[value].max())
-        )
-        ax.hlines(y, low, high, color=colour, linewidth=1.1, alpha=0.7)
-        if "start" in own:
-            ax.hlines(y, own["start"], own[value], color=colour, linewidth=1.1)
-            ax.scatter(own["start"], np.full(len(own), y), s=26, facecolor="white", edgecolor=INK, zorder=3)
-        if len(own) > 1:
-            ax.scatter(own[value], np.full(len(own), y), s=9, alpha=0.45, linewidths=0, **look_of)
-        ax.scatter(own[value].mean(), y, s=40, edgecolor="white", linewidth=0.6, zorder=3, **look_of)
-        if "mark" in own:
-            ax.plot(own["mark"].iloc[0], y, marker="|", markersize=11, markeredgewidth=1.6, color=RED, zorder=4)
+def _points_in_row(ax: Axes, frame: pd.DataFrame, value: str, y: float, look_of: dict) -> None:
+    """One series at one level of ``rows``: its points, their range or interval, their mean, and a mark."""
+    if frame.empty:
+        return
+    values, colour = frame[value], look_of["color"]
+    low, high = (frame["low"].min(), frame["high"].max()) if "low" in frame else (values.min(), values.max())
+    ax.hlines(y, low, high, color=colour, linewidth=1.1, alpha=0.7)
+    if "start" in frame:
+        ax.hlines([y] * len(frame), frame["start"], values, color=colour, linewidth=1.1)
+        ax.scatter(frame["start"], [y] * len(frame), s=26, facecolor="white", edgecolor=INK, zorder=3)
+    if len(frame) > 1:
+        ax.scatter(values, [y] * len(frame), s=9, alpha=0.45, linewidths=0, **look_of)
+    ax.scatter(values.mean(), y, s=40, edgecolor="white", linewidth=0.6, zorder=3, **look_of)
+    if "mark" in frame:
+        ax.plot(frame["mark"].iloc[0], y, marker="|", markersize=11, markeredgewidth=1.6, color=RED, zorder=4)
 
 
+@look
 def distances(pairs: pd.DataFrame, judged: pd.DataFrame, xlabel: str, value: str = "distance") -> Figure:
     """Distances between runs beside rule 7: ``runs.pairs`` (columns ``pair``, ``kind``, ``value``) and ``runs.differ`` of
     them (``pair``, ``within``). A red tick in the row of two variants is the largest distance of two runs of either."""
@@ -334,21 +343,21 @@ def _colours(tables: Mapping[str, pd.DataFrame]) -> dict:
 
 
 def _name_cells(ax: Axes, cells: pd.DataFrame, row: str, column: str, across: int, named: bool) -> None:
-    """Tick labels of one grid: at most 24 a side, slanted where they are long, at the left panel alone."""
+    """Tick labels of one grid: at most 18 a side, slanted where they are long."""
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    shown_x = range(0, cells.shape[1], -(-cells.shape[1] // 24))
-    shown_y = range(0, cells.shape[0], -(-cells.shape[0] // 24))
-    ax.set_xticks(shown_x, [short(cells.columns[k]) for k in shown_x], fontsize=8.5)
-    ax.set_yticks(shown_y, [str(cells.index[k]).replace("_", " ") for k in shown_y], fontsize=8.5)
+    x, y = (range(0, count, -(-count // 18)) for count in (cells.shape[1], cells.shape[0]))
+    size = 8.5 if named or max(len(x), len(y)) < 12 else 6.5
+    ax.set_xticks(x, [short(cells.columns[k]) for k in x], fontsize=size)
+    ax.set_yticks(y, [str(cells.index[k]).replace("_", " ") for k in y], fontsize=size)
     longest = max(len(line) for name in cells.columns for line in short(name).split("\n"))
-    if longest * len(shown_x) * across > 64:
+    if longest * len(x) * across > 64:
         for tick in ax.get_xticklabels():
             tick.set(rotation=50, ha="right", rotation_mode="anchor")
     if not named:
-        ax.set_xlabel(column, fontsize=9)
-        ax.set_ylabel(row if ax.get_subplotspec().is_first_col() else "", fontsize=9)
+        ax.set_xlabel(str(column).replace("_", " "), fontsize=9)
+        ax.set_ylabel(str(row).replace("_", " ") if ax.get_subplotspec().is_first_col() else "", fontsize=9)
 
 
 def _write_cells(ax: Axes, cells: pd.DataFrame, notes: pd.DataFrame | None, reach: float, numbers: bool) -> None:
@@ -363,7 +372,7 @@ def _write_cells(ax: Axes, cells: pd.DataFrame, notes: pd.DataFrame | None, reac
             ax.text(j, i - up, text, ha="center", va="center", fontsize=8.5, color=colour)
             ax.text(j, i + 0.26, note, ha="center", va="center", fontsize=7, color=colour)
         elif note:
-            ax.text(j, i, note, ha="center", va="center", fontsize=8.5, color=colour)
+            ax.text(j, i, note, ha="center", va="center", fontsize=10, color=colour)
 
 
 @look
@@ -393,8 +402,8 @@ def bars(frame: pd.DataFrame, x: str, value: str, series: str = "model", panel: 
 
 def short(name: str) -> str:
     """A scenario in two short lines, any other name in words."""
-    state, underscore, rest = str(name).partition("_")
-    return f"{state}\n{rest}" if underscore and len(state) == 2 else str(name).replace("_", " ")
+    state, _, rest = str(name).partition("_")
+    return f"{state}\n{rest}" if rest and state in STATES else str(name).replace("_", " ")
 
 
 def diagonal(figure: Figure) -> None:
