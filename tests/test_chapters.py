@@ -1,6 +1,8 @@
-"""The book's chapters in a copy of the project that follows README's recipe for one more reward, word for word.
+"""The book's chapters in a project that follows the recipe for one more reward, word for word.
 
-Every variant, the new one too, is trained for a few episodes with one seed; every chapter is executed once."""
+Every variant, the new one too, is trained for a few episodes with one seed; every chapter is executed once, with the
+parameters that its metadata keeps for a quick build. The new variant is trained in a copy of the project; the chapters
+run in the tests' own processes, which learn of the reward from the same lines."""
 
 import json
 import os
@@ -13,18 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import papermill
 import pytest
 import yaml
-from chapters import CHAPTERS, LITTLE, READS, ROOT, SAMPLES, glued, outputs, pasted, run, source
+from chapters import CHAPTERS, LITTLE, ROOT, SAMPLES, glued, outputs, pasted, read_by, registry, run, source
 from filelock import FileLock
 
-from rewired import decisions, games, models, profiles, training, traps, verdicts
+from rewired import claims, decisions, games, models, profiles
 from rewired.errors import RewiredError
+from rewired.store import read_table, write_table
 
 SECTION = (ROOT / "README.md").read_text().split("## Add a reward")[1].split("\n## ")[0]
 PAIR = yaml.safe_load((ROOT / "config" / "ci.yaml").read_text())["patching"]["pairs"][0]
 LINES = re.search(r"```python\n(.*?)```", SECTION, re.S)[1]
+ALL = list(CHAPTERS)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,7 @@ def project(tmp_path_factory) -> Path:
 
 
 def follow_the_recipe(folder: Path):
-    for name in ("lib", "config", "notebooks", "models", "book"):
+    for name in ("lib", "config", "models"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     library = folder / "lib" / "rewired" / "games.py"
     library.write_text(library.read_text() + "\n\n" + LINES)
@@ -58,45 +61,65 @@ def profile(project) -> Iterator[profiles.Profile]:
     del games.REWARDS["care"]
 
 
+OPENED: list[str] | None = None
+"""The files that are opened while a notebook runs; None when nobody asks."""
+
+
+def _note(event: str, arguments: tuple):
+    if OPENED is not None and event == "open" and isinstance(arguments[0], str | os.PathLike):
+        OPENED.append(os.fspath(arguments[0]))
+
+
+sys.addaudithook(_note)
+
+
 class Book:
-    """The copy with its runs and its patched pair; a chapter is executed when first asked for, after those it reads."""
+    """The project with its runs and its patched pair; a chapter is executed when first asked for, after those it
+    reads."""
 
     def __init__(self, project: Path, profile: profiles.Profile):
         self.project, self.results = project, project / "results" / "mine"
-        with FileLock(f"{project}.lock"):
-            for variant in profile.training.variants:
+        self.profile = str(project / "config" / "mine.yaml")
+        for variant in profile.training.variants:
+            with FileLock(f"{project}-{variant}.lock"):
                 if not (self.results / "runs" / f"{variant}-1").is_dir():
-                    self.train(profile, variant)
+                    self.train(variant)
         self.execute("runs/patch_pair", source=PAIR[0], target=PAIR[1])
 
-    def train(self, profile: profiles.Profile, variant: str):
+    def train(self, variant: str):
         if variant != "care":
-            training.train(profile, variant, 1, self.results / "runs" / f"{variant}-1")
+            self.execute("runs/train", f"train-{variant}", variant=variant, seed=1)
             return
         variables = {"PYTHONPATH": str(self.project / "lib"), "REWIRED_ROOT": str(self.project), "REWIRED_BUILD": "1"}
         command = [sys.executable, "-m", "rewired", "train", "--profile", "mine", "--variant", variant]
         subprocess.run(command, cwd=self.project, env=os.environ | variables, check=True, capture_output=True)
 
-    def execute(self, name: str, **given) -> dict:
-        out = self.project / f"{name.replace('/', '-')}.executed.json"
+    def execute(self, path: str, name: str = "", **given) -> dict:
+        """The executed notebook; its metadata list the files of the results that it opened, without their folder."""
+        global OPENED
+        out = self.project / f"{name or path.replace('/', '-')}.executed.json"
         with FileLock(f"{out}.lock"):
             if not out.is_file():
-                executed = run(name, out.with_suffix(".ipynb"), self.project, self.project, profile="mine", **given)
+                OPENED = []
+                executed = run(path, out.with_suffix(".ipynb"), self.project, profile=self.profile, **given)
+                ours = [file for file in OPENED if Path(file).is_relative_to(self.results)]
+                OPENED = None
+                executed["metadata"]["opened"] = sorted({str(Path(file).relative_to(self.results)) for file in ours})
                 out.write_text(json.dumps(executed))
         return json.loads(out.read_text())
 
     def chapter(self, name: str) -> dict:
-        for other in READS.get(name, []):
+        for other in read_by(name):
             self.chapter(other)
-        return self.execute(name, **CHAPTERS[name])
+        return self.execute(CHAPTERS[name].path, **CHAPTERS[name].ci)
 
     def trial(self, name: str, out: Path, *overrides: str) -> dict:
         """What the chapter hands to its text when a reader runs it with overrides."""
-        given = {"profile": "mine", "overrides": [*overrides], **CHAPTERS[name]}
-        return glued(run(name, out, self.project, self.project, build=False, **given))
+        given = {"profile": self.profile, "overrides": [*overrides], **CHAPTERS[name].ci}
+        return glued(run(CHAPTERS[name].path, out, self.project, build=False, **given))
 
     def table(self, name: str) -> pd.DataFrame:
-        return profiles.read_table(self.results / "tables" / f"{name}.parquet", "mine")
+        return read_table(self.results / "tables" / f"{name}.parquet", "mine")
 
     def copy(self, root: Path) -> Path:
         """Its results in another results root, to be tampered with."""
@@ -119,10 +142,9 @@ def mentions(frame: pd.DataFrame, word: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", ALL)
 def test_a_chapter_runs(name, book):
     executed = book.chapter(name)
-    assert (book.results / "tables" / f"{name}.parquet").is_file()
     figures = book.results / "figures"
     drawn = sorted(file.stem for file in figures.glob(f"{name}_*.svg"))
     assert drawn == sorted(file.stem for file in figures.glob(f"{name}_*.png")) != []
@@ -131,23 +153,34 @@ def test_a_chapter_runs(name, book):
     assert {key for document, key in pasted(prose) if not document} <= made
     pages = "\n".join(file.read_text() for file in (ROOT / "book").glob("*.md"))
     assert {key for document, key in pasted(pages) if document.endswith(f"{name}.ipynb")} <= made
-    assert not any("Traceback" in output.get("text", "") for output in outputs(executed))
+    assert not any("Traceback" in str(output.get("text", "")) for output in outputs(executed))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*CHAPTERS][1:])  # the first is about the base
+@pytest.mark.parametrize("name", ALL)
+def test_a_chapter_keeps_to_its_metadata(name, book):
+    """It writes the tables that its notebook's metadata name, and opens no table, run or pair that they do not."""
+    opened = [Path(file) for file in book.chapter(name)["metadata"]["opened"]]
+    written = {match[1] for file in opened if (match := re.match(r"\.(\w+)\.partial-\d+\.parquet$", file.name))}
+    read = {file.stem for file in opened if file.parts[0] == "tables" and not file.name.startswith(".")}
+    chapter = CHAPTERS[name]
+    assert written == set(chapter.writes)
+    assert read - written == set(registry.tables_read(chapter, CHAPTERS))
+    assert {file.parts[0] for file in opened} & set(registry.NEEDS) == set(chapter.needs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ALL if "runs" in CHAPTERS[name].needs])
 def test_a_chapter_shows_the_new_variant(name, book):
-    told = " ".join(glued(book.chapter(name)).values())
-    assert re.search(r"\bcare\b", told), f"{name} says and draws nothing about the new variant"
-    if name == "15_verdicts":
-        return  # a table of claims and not of models
-    files = sorted((book.results / "tables").glob(f"{name}*.parquet"))
-    listed = [file.stem for file in files if mentions(pd.read_parquet(file), "care")]
-    assert files and listed, f"none of {name}'s tables lists the new variant"
+    shown = " ".join(glued(book.chapter(name)).values())
+    assert re.search(r"\bcare\b", shown), f"{name} says and draws nothing about the new variant"
+    listed = [table for table in CHAPTERS[name].writes if mentions(book.table(table), "care")]
+    assert listed, f"none of {name}'s tables lists the new variant"
 
 
-def test_every_chapter_is_here():
-    assert sorted(CHAPTERS) == sorted(file.stem for file in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+def test_chapters_of_claims_write_their_numbers():
+    asked = {claim.chapter for claim in claims.load().claims}
+    assert asked == {name for name, chapter in CHAPTERS.items() if f"{name}_claims" in chapter.writes}
 
 
 # --- fewer variants, another reward ----------------------------------------------------------------------------------
@@ -155,22 +188,20 @@ def test_every_chapter_is_here():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "variants"), [("04_decisions", ["utilitarian"]), ("07_attribution", ["deontological", "utilitarian"])]
+    ("name", "variants"), [("decisions", ["utilitarian"]), ("attribution", ["deontological", "utilitarian"])]
 )
 def test_a_chapter_makes_do_with_few_variants(book, tmp_path, name, variants):
     """One is enough for what is measured of each, two for what compares; the strategic one may be missing."""
-    told = str(book.trial(name, tmp_path / "out.ipynb", f"training.variants=[{', '.join(variants)}]"))
-    assert all(variant in told for variant in variants) and "hybrid" not in told
+    shown = str(book.trial(name, tmp_path / "out.ipynb", f"training.variants=[{', '.join(variants)}]"))
+    assert all(variant in shown for variant in variants) and "hybrid" not in shown
 
 
 @pytest.mark.slow
-def test_chapter_2_tells_of_a_change_of_reward(book, tmp_path):
+def test_the_chapter_on_training_tells_of_a_change_of_reward(book, tmp_path):
     changed = ["training.first_reward=strategic", "training.first_episodes=4"]
     few = "training.variants=[strategic, utilitarian]"
-    told = book.trial("02_training", tmp_path / "out.ipynb", few, *changed)["told_paid"]
-    assert "For 4 of 8 episodes every run was paid the strategic reward" in told
-    assert "The utilitarian runs defect after CC, CD, DC, DD" in told
-    assert "For the strategic runs the change of reward asks for no other move" in told
+    shown = " ".join(book.trial("training", tmp_path / "out.ipynb", few, *changed).values())
+    assert re.search(r"4 of (the )?8 episodes.*strategic reward", shown)
 
 
 # --- traps: their right numbers are the chapters' --------------------------------------------------------------------
@@ -178,7 +209,7 @@ def test_chapter_2_tells_of_a_change_of_reward(book, tmp_path):
 
 def right_numbers(table) -> dict[str, dict[str, tuple[float, float]]]:
     """{trap: {subject: (wrong or NaN where no table holds it, right)}} from the main chapters' tables alone."""
-    decisions, votes, patches = table("04_decisions"), table("07_attribution"), table("08_patching")
+    decisions, votes, patches = table("decisions"), table("attribution"), table("patching")
     mean = decisions.groupby("model").agg(
         wrong=("delta_single", lambda x: (x > 0).mean()),
         right=("delta", lambda x: (x > 0).mean()),
@@ -198,79 +229,96 @@ def right_numbers(table) -> dict[str, dict[str, tuple[float, float]]]:
     last = patches[(patches["kind"] == "resid") & (patches["layer"] == patches["layer"].max())]
     closed = (last["effect"] / (last["delta_source"] - last["delta_target"])).groupby(pairs).median()
     due["control"] = {pair: (np.nan, share) for pair, share in closed.items()}
-    due["copies"] = {r.row: (np.nan, r[-1]) for r in table("09_attention_tests")[["row", "p, adjusted"]].itertuples()}
-    shares, likeness = table("10_interactions_shares"), table("11_weights_likeness")
+    due["copies"] = {r.row: (np.nan, r[-1]) for r in table("attention_tests")[["row", "p, adjusted"]].itertuples()}
+    shares, likeness = table("interactions_shares"), table("weights_likeness")
     shares = shares[(shares["threshold"] == 0.3) & (shares["a"] == "deontological") & (shares["b"] == "utilitarian")]
     due["threshold"] = {
         f"relabelled models ({r.measure})": (r.share, max(r.share - r.null, 0)) for r in shares.itertuples()
     }
     norms = likeness[likeness["kind"] == "between variants"].groupby("pair")[["norms", "updates"]].mean()
     due["norms"] = {pair: tuple(r) for pair, r in norms.iterrows()}
-    counts = table("08_patching_morals").groupby("scenario")[["p", "p_adjusted"]].agg(lambda p: (p < 0.05).sum())
+    counts = table("patching_morals").groupby("scenario")[["p", "p_adjusted"]].agg(lambda p: (p < 0.05).sum())
     due["tests"] = {scenario: tuple(r) for scenario, r in counts.iterrows()}
     return due
 
 
+# When a reader of the wrong number concludes otherwise; the words stand in book/traps.yaml.
+HARM = {
+    "points": lambda wrong, right: abs(wrong - right) > 0.05,
+    "half": lambda wrong, right: wrong * right < 0 or abs(wrong - right) > abs(right) / 2,
+    "level": lambda wrong, right: (wrong <= 0.05) != (right <= 0.05),
+    "alike": lambda wrong, right: (wrong >= 0.9) != (right >= 0.9),
+}
+
+
 @pytest.mark.slow
 def test_the_right_numbers_of_the_traps_are_their_chapters(book):
-    book.chapter("14_traps")
-    staged, due = book.table("14_traps"), right_numbers(book.table)
-    assert list(dict.fromkeys(staged["trap"])) == list(traps.TRAPS) and due.keys() == set(traps.TRAPS)
+    book.chapter("traps")
+    staged, due = book.table("traps"), right_numbers(book.table)
+    words = yaml.safe_load((ROOT / "book" / "traps.yaml").read_text())
+    assert set(words["rules"]) == set(HARM)
+    assert list(dict.fromkeys(staged["trap"])) == list(words["traps"]) and due.keys() == set(words["traps"])
     for trap, numbers in due.items():
         rows = staged[staged["trap"] == trap].set_index("subject")
         assert set(rows.index) == set(numbers), trap
         for subject, (wrong, right) in numbers.items():
             assert rows.loc[subject, "right"] == pytest.approx(right, abs=1e-5), (trap, subject)
             assert np.isnan(wrong) or rows.loc[subject, "wrong"] == pytest.approx(wrong, abs=1e-5), (trap, subject)
-        holds = traps.RULES[traps.TRAPS[trap].rule].holds
-        assert list(rows["harm"]) == [holds(r.wrong, r.right) for r in rows.itertuples()]
-        assert (book.results / "tables" / f"{rows['source'].iloc[0]}.parquet").is_file()
+        harmful = HARM[words["traps"][trap]["rule"]]
+        assert list(rows["harm"]) == [harmful(r.wrong, r.right) for r in rows.itertuples()]
+        assert words["traps"][trap]["table"] in registry.tables_read(CHAPTERS["traps"], CHAPTERS)
 
 
 @pytest.mark.slow
 def test_traps_on_tables_of_other_runs_stop(book, tmp_path):
-    for name in READS["14_traps"]:
+    for name in read_by("traps"):
         book.chapter(name)
-    file, moved = book.copy(tmp_path) / "tables" / "04_decisions.parquet", book.table("04_decisions")
-    profiles.write_table(moved.assign(delta=moved["delta"] + 0.01), file, "mine")
-    with pytest.raises(papermill.PapermillExecutionError) as refused:
-        run("14_traps", tmp_path / "out.ipynb", tmp_path, book.project, profile="mine")
-    assert refused.value.ename == "RewiredError" and "04_decisions" in refused.value.evalue
+    file, moved = book.copy(tmp_path) / "tables" / "decisions.parquet", book.table("decisions")
+    write_table(moved.assign(delta=moved["delta"] + 0.01), file, "mine")
+    with pytest.raises(RewiredError, match="decisions"):
+        run("study/traps", tmp_path / "out.ipynb", tmp_path, profile=book.profile)
 
 
 # --- verdicts: they follow the runs ----------------------------------------------------------------------------------
 
 
+def judged(results: Path) -> pd.DataFrame:
+    """The verdicts by the chapters' numbers in these results, by claim."""
+    tables = [table for chapter in CHAPTERS.values() for table in chapter.writes if table.endswith("_claims")]
+    numbers = pd.concat([read_table(results / "tables" / f"{table}.parquet", "mine") for table in tables])
+    return claims.judge(claims.load(), numbers).set_index("id")
+
+
 @pytest.mark.slow
 def test_verdicts_follow_the_runs_and_the_guard_the_adapters(book, profile, tmp_path, monkeypatch):
     """One run's whole folder in another's place changes the verdicts; its adapter alone stops the book."""
-    for name in READS["15_verdicts"]:
+    for name in read_by("verdicts"):
         book.chapter(name)
-    here, register = book.results, verdicts.load()
-    before = verdicts.judge(register, profile, here).set_index("id")
-    alone = before[before["here"] == verdicts.UNTESTED]
+    here = book.results
+    before = judged(here)
+    alone = before[before["here"] == claims.UNTESTED]
     assert {"variants_separate", "rewiring", "similar"} <= set(alone.index), "one seed a variant is no yardstick"
-    assert alone["reason"].str.len().min() > 10 and before.loc["strategic_defects", "here"] != verdicts.UNTESTED
+    assert alone["reason"].str.len().min() > 10 and before.loc["strategic_defects", "here"] != claims.UNTESTED
 
     other = book.copy(tmp_path)
     monkeypatch.setenv("REWIRED_ROOT", str(tmp_path))
     target = other / "runs" / "strategic-1"
     shutil.rmtree(target / "adapter")
     shutil.copytree(here / "runs" / "utilitarian-1" / "adapter", target / "adapter")
-    with pytest.raises(papermill.PapermillExecutionError, match="not the one the run wrote"):
-        run("04_decisions", tmp_path / "out.ipynb", tmp_path, book.project, profile="mine")
+    with pytest.raises(RewiredError, match="not the one the run wrote"):
+        run("study/decisions", tmp_path / "out.ipynb", tmp_path, profile=book.profile)
     about, giver = (
         json.loads((here / "runs" / name / "run.json").read_text()) for name in ("strategic-1", "utilitarian-1")
     )
     (target / "run.json").write_text(json.dumps(about | {"adapter": giver["adapter"]}))  # as if nobody would look
     with pytest.raises(RewiredError, match="is not the model that was trained"):
-        decisions.guard(models.Study(profile), "strategic", 1)
+        decisions.guard(models.Variants(profile), "strategic", 1)
 
     shutil.rmtree(target)
     shutil.copytree(here / "runs" / "utilitarian-1", target)
-    run("04_decisions", tmp_path / "out.ipynb", tmp_path, book.project, profile="mine")
-    after = verdicts.judge(register, profile, other).set_index("id")
+    run("study/decisions", tmp_path / "out.ipynb", tmp_path, profile=book.profile)
+    after = judged(other)
     changed = set(before.index[before["right"].sub(after["right"]).abs() > 1e-9])
     assert "strategic_defects" in changed and "deontological_cooperates" not in changed
-    assert {before.loc[name, "chapter"] for name in changed} == {"04_decisions"}, "nothing else was measured again"
+    assert {before.loc[name, "chapter"] for name in changed} == {"decisions"}, "nothing else was measured again"
     assert any((before.loc[c, ["measuring", "here"]] != after.loc[c, ["measuring", "here"]]).any() for c in changed)
