@@ -1,22 +1,30 @@
-"""The wrong ways against brute force, and the sentences: opposite tables must get opposite sentences."""
+"""The wrong ways against brute force, and the rules: they must tell a misleading number from a harmless one.
+
+The wrong ways stand in the cells of the chapter on traps, and are tested there."""
 
 import itertools
+from functools import partial
+from pathlib import Path
 
+import claim_cells
 import numpy as np
 import pandas as pd
 import pytest
 import tiny
 import torch
+import yaml
 from peft import LoraConfig, get_peft_model
 from scipy.stats import ttest_1samp
 from statsmodels.stats.multitest import multipletests
 from transformers import Gemma2ForCausalLM
 
-from rewired import prompts, statistics, traps, weights
+from rewired import prompts, statistics, weights
 from rewired.decisions import decision_step
 from rewired.errors import RewiredError
 from rewired.tracing import patching
 
+WORDS = yaml.safe_load((Path(claim_cells.ROOT) / "book" / "traps.yaml").read_text())
+TRAPS, RULES, LEVEL = WORDS["traps"], WORDS["rules"], 0.05
 PROMPTS = prompts.scenario_set()[::7]
 MISLEADING = {
     "position": (0.02, 0.27),
@@ -43,67 +51,66 @@ HARMLESS = {
 }
 
 
-def rows(trap: str, *numbers: tuple[float, float]) -> pd.DataFrame:
+def cell(name: str):
+    """What a cell of the chapter defines, with what earlier cells have made."""
+    known = {"book": claim_cells.book("traps").seen_by_cell, "RewiredError": RewiredError}
+    known |= {"torch": torch, "weights": weights, "multipletests": multipletests, "LEVEL": LEVEL}
+    return claim_cells.defined("traps", name, **known)
+
+
+def rows(rule: str, *numbers: tuple[float, float]) -> pd.DataFrame:
+    """Comparisons as the chapter judges them."""
     table = pd.DataFrame(numbers, columns=["wrong", "right"])
-    return traps.stage(trap, table.assign(subject=[f"case {chr(97 + k)}" for k in range(len(table))]))
+    misleads = cell("misleads")
+    table["harm"] = [bool(misleads(rule, wrong, right)) for wrong, right in numbers]
+    return table.assign(subject=[f"case {chr(97 + k)}" for k in range(len(table))])
 
 
 # --- what the page says ----------------------------------------------------------------------------------------------
 
 
-def test_every_trap_has_its_two_tables():
-    assert list(traps.TRAPS) == list(MISLEADING) == list(HARMLESS)
-    assert len({told.title for told in traps.TRAPS.values()}) == 9
+def test_every_trap_has_its_two_examples():
+    assert list(TRAPS) == list(MISLEADING) == list(HARMLESS)
+    assert len({about["title"] for about in TRAPS.values()}) == 9
+    assert {about["rule"] for about in TRAPS.values()} == set(RULES)
 
 
 @pytest.mark.parametrize("trap", MISLEADING)
-def test_opposite_tables_get_opposite_sentences(trap):
-    bad, good = rows(trap, MISLEADING[trap]), rows(trap, HARMLESS[trap])
-    assert bad["harm"].all() and not good["harm"].any()
-    told = traps.TRAPS[trap]
-    for table, numbers in ((bad, MISLEADING[trap]), (good, HARMLESS[trap])):
-        sentence = traps.conclusion(table)
-        assert all(told.form.format(number) in sentence for number in numbers) and "case a" in sentence
-        assert "{" not in sentence and "nan" not in sentence
-    assert "A reader" in traps.conclusion(bad) and "no harm" not in traps.conclusion(bad)
-    assert "no harm" in traps.conclusion(good) and "A reader" not in traps.conclusion(good)
+def test_opposite_numbers_get_opposite_sentences(trap):
+    about, misleads = TRAPS[trap], cell("misleads")
+    for (wrong, right), words in ((MISLEADING[trap], "harmful"), (HARMLESS[trap], "harmless")):
+        assert bool(misleads(about["rule"], wrong, right)) == (words == "harmful")
+        shown = {side: about["form"].format(number) for side, number in (("wrong", wrong), ("right", right))}
+        sentence = about[words].format(subject="case a", harmed=1, compared=1, **shown)
+        assert all(number in sentence for number in shown.values()) and "case a" in sentence
+        assert ("A reader" in sentence) == (words == "harmful") and ("no harm" in sentence) == (words == "harmless")
 
 
 def test_the_comparison_named_is_the_farthest_that_misleads():
-    table = rows("tests", (10, 9), (4, 1), (40, 20), (6, 0), (0, 0))
+    farthest = cell("farthest")
+    table = rows("half", (10, 9), (4, 1), (40, 20), (6, 0), (0, 0))
     assert list(table["harm"]) == [False, True, True, True, False]
-    assert traps.farthest(table)["subject"] == "case d", "nothing is left of six"
-    assert "3 of 5" in traps.conclusion(table)
-    assert traps.farthest(rows("tests", (0, 0), (10, 9)))["subject"] == "case b"
-    assert traps.farthest(rows("merge", (0.5, 0.53), (0.3, 0.32)))["subject"] == "case a"
+    assert farthest(table, "half")["subject"] == "case d", "nothing is left of six"
+    assert farthest(rows("half", (0, 0), (10, 9)), "half")["subject"] == "case b"
+    assert farthest(rows("points", (0.5, 0.53), (0.3, 0.32)), "points")["subject"] == "case a"
 
 
 def test_rules_hold_where_their_words_say():
-    holds = {name: rule.holds for name, rule in traps.RULES.items()}
-    assert holds["points"](0.3, 0.36) and not holds["points"](0.3, 0.34)
-    assert holds["half"](1.6, 1) and holds["half"](-0.1, 0.1) and holds["half"](1, 0)
-    assert not holds["half"](1.4, 1) and not holds["half"](0, 0)
-    assert holds["level"](0.05, 0.051) and not holds["level"](0.01, 0.05)
-    assert holds["alike"](0.9, 0.89) and not holds["alike"](0.99, 0.91)
-    for name in {told.rule for told in traps.TRAPS.values()}:
-        assert traps.RULES[name].words
+    misleads = cell("misleads")
+    points, half, level, alike = (partial(misleads, rule) for rule in ("points", "half", "level", "alike"))
+    assert points(0.3, 0.36) and not points(0.3, 0.34)
+    assert half(1.6, 1) and half(-0.1, 0.1) and half(1, 0)
+    assert not half(1.4, 1) and not half(0, 0)
+    assert level(0.05, 0.051) and not level(0.01, 0.05)
+    assert alike(0.9, 0.89) and not alike(0.99, 0.91)
 
 
-def test_the_verdict_names_both_kinds():
-    table = pd.concat([rows("merge", HARMLESS["merge"]), rows("norms", HARMLESS["norms"], MISLEADING["norms"])])
-    assert traps.verdict(table) == "Of 2 traps, 1 would have misled a reader on these models: cosine of norms."
-    assert traps.verdict(table, harm=False) == "Of 2 traps, 1 do no harm here: merged into half precision."
-    assert traps.verdict(table[table["trap"] == "merge"]).endswith("0 would have misled a reader on these models.")
-    assert list(table["number"]) == [2, 7, 7]
-
-
-def test_what_is_refused():
-    with pytest.raises(RewiredError, match="Unknown trap.*position"):
-        rows("hurry", (1, 2))
-    assert traps.must_equal([1, 2], pd.Series([1, 2.00001]), "04_decisions") == pytest.approx(1e-5)
+def test_right_numbers_must_be_those_of_their_chapter():
+    same = cell("same")
+    same([1, 2], pd.Series([1, 2.00001]), "decisions")
     for there in ([1, 2.1], [1], [1, np.nan]):
-        with pytest.raises(RewiredError, match="04_decisions.*make book"):
-            traps.must_equal([1, 2], there, "04_decisions")
+        with pytest.raises(RewiredError, match="decisions.*make book"):
+            same([1, 2], there, "decisions")
 
 
 # --- merging ---------------------------------------------------------------------------------------------------------
@@ -132,17 +139,34 @@ def test_merging_is_what_peft_does(folder, dtype):
     found = weights.updates(model)
     base = Gemma2ForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=dtype)
     before = {name: value.clone() for name, value in base.named_parameters()}
-    merged = dict(traps.merge_into(base, found).named_parameters())
     due = dict(wrapped.merge_and_unload().named_parameters())
-    assert merged.keys() == due.keys() and {value.dtype for value in merged.values()} == {dtype}
-    assert all(torch.equal(value, due[name]) for name, value in merged.items())
-    assert sum(not torch.equal(value, before[name]) for name, value in merged.items()) == len(found)
+    with cell("merged")(base, found):
+        merged = dict(base.named_parameters())
+        assert merged.keys() == due.keys() and {value.dtype for value in merged.values()} == {dtype}
+        assert all(torch.equal(value, due[name]) for name, value in merged.items())
+        assert sum(not torch.equal(value, before[name]) for name, value in merged.items()) == len(found)
+    assert all(torch.equal(value, before[name]) for name, value in base.named_parameters()), "put back, to the bit"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_adapter_kept_apart_is_the_adapted_model(folder, dtype):
+    model, _ = adapted(folder, 0.05, dtype)
+    found = weights.updates(model)
+    base = Gemma2ForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=dtype)
+    ids = tokens(PROMPTS[0], prefix=False)
+    with torch.no_grad():
+        plain, due = base(ids).logits, model(ids).logits
+        with cell("apart")(base, found):
+            got = base(ids).logits
+        assert torch.equal(base(ids).logits, plain), "the hooks are gone"
+    close = 1e-4 if dtype == torch.float32 else 0.05  # of the largest logit
+    assert (got - due).abs().max() < close * due.abs().max() < (plain - due).abs().max()
 
 
 def test_what_survives_by_brute_force(folder):
     model, _ = adapted(folder, 0.02)
-    found, shrink = weights.updates(model), 8
-    got = traps.surviving(model, found, torch.bfloat16, shrink)
+    found, shrink, surviving = weights.updates(model), 8, cell("surviving")
+    got = surviving(model, found, torch.bfloat16, shrink)
     meant, gained, size = [], [], []
     for (layer, module), update in found.items():
         block = model.model.layers[layer]
@@ -157,8 +181,8 @@ def test_what_survives_by_brute_force(folder):
     assert got["cosine"] == pytest.approx(cosine, abs=1e-6) and 0.2 < cosine < 0.999
     assert got["unchanged"] == pytest.approx((gained == 0).double().mean().item()) and got["unchanged"] > 0.05
     assert got["relative"] == pytest.approx((meant.norm() / size.norm()).item(), rel=1e-5)
-    assert traps.surviving(model, found, torch.float32, shrink)["cosine"] == pytest.approx(1, abs=1e-4)
-    gone = traps.surviving(model, found, torch.bfloat16, 1e9)
+    assert surviving(model, found, torch.float32, shrink)["cosine"] == pytest.approx(1, abs=1e-4)
+    gone = surviving(model, found, torch.bfloat16, 1e9)
     assert gone["cosine"] == 0 and gone["unchanged"] == 1
 
 
@@ -211,13 +235,17 @@ def studys_patch(model, prompt, layer: int, value: torch.Tensor) -> float:
     return (logits[step.defect_id] - logits[step.cooperate_id]).item()
 
 
+def together(model, source, target, sets) -> pd.DataFrame:
+    return patching.patch_together(patching.Sweep(model, source, target, "decision", "output"), sets)
+
+
 def test_misaligned_is_the_study_s_hook(pair):
     model, source, target, seen = pair
     names = [f"L{layer}_MLP" for layer in range(2)]
     before = source.mlp_out.clone()
     sets = {name: [name] for name in names}
-    wrong = patching.patch_together(model, traps.misaligned(source), target, sets, "decision")
-    right = patching.patch_together(model, source, target, sets, "decision")
+    wrong = together(model, cell("misaligned")(source), target, sets)
+    right = together(model, source, target, sets)
     assert torch.equal(source.mlp_out, before), "the recording itself is left alone"
     wrong = wrong.set_index(["prompt_id", "set"])["delta_patched"]
     for k, prompt in enumerate(PROMPTS):
@@ -229,17 +257,16 @@ def test_misaligned_is_the_study_s_hook(pair):
 
 def test_the_positive_control_refuses_what_is_misaligned(pair):
     model, source, target, _ = pair
-    assert len(patching.sweep(model, source, target, positions="decision")[0])
+    assert len(patching.patch_each(patching.Sweep(model, source, target, "decision"))[0])
     with pytest.raises(RewiredError, match="cannot be trusted"):
-        patching.sweep(model, traps.misaligned(source), target, positions="decision")
+        patching.patch_each(patching.Sweep(model, cell("misaligned")(source), target, "decision"))
 
 
 def test_a_model_s_own_activations_misplaced_change_it(pair):
     model, _, target, _ = pair
     sets = {"all": ["L0_ATTN", "L0_MLP", "L1_ATTN", "L1_MLP"]}
     aligned, late = (
-        patching.patch_together(model, given, target, sets, "decision")["effect"].abs()
-        for given in (target, traps.misaligned(target))
+        together(model, given, target, sets)["effect"].abs() for given in (target, cell("misaligned")(target))
     )
     assert aligned.max() < 5e-6 < 1e-3 < late.min()
 
@@ -248,28 +275,31 @@ def test_a_model_s_own_activations_misplaced_change_it(pair):
 
 
 def test_three_rows_for_two_prompts():
-    assert traps.with_copies(4) == [0, 0, 1, 2, 2, 3]
-    assert len(traps.with_copies(10)) == 15 and len(set(traps.with_copies(10))) == 10
-    assert traps.with_copies(1) == [0, 0]
+    with_copies = cell("with_copies")
+    assert with_copies(4) == [0, 0, 1, 2, 2, 3]
+    assert len(with_copies(10)) == 15 and len(set(with_copies(10))) == 10
+    assert with_copies(1) == [0, 0]
 
 
 def test_false_alarms_by_enumeration():
+    with_copies, false_alarms = cell("with_copies"), cell("false_alarms")
     values, levels = np.array([0.4, 1.0, -2.5, 0.7, 3.0, -1.1]), [0.05, 0.1, 0.3]
-    for rows_ in (list(range(6)), traps.with_copies(6)):
+    for rows_ in (list(range(6)), with_copies(6)):
         p = []
         for signs in itertools.product((1, -1), repeat=6):
             shown = (values * signs)[rows_]
             p.append(statistics.paired_permutation(shown, np.zeros(len(shown)))[1])
         due = [np.mean(np.array(p) <= level + 1e-12) for level in levels]
-        assert traps.false_alarms(values, rows_, levels) == pytest.approx(due)
-    distinct = traps.false_alarms(values, range(6), levels)
+        assert false_alarms(values, rows_, levels) == pytest.approx(due)
+    distinct = false_alarms(values, list(range(6)), levels)
     assert (distinct <= levels).all(), "an exact test keeps its promise"
-    assert (traps.false_alarms(values, traps.with_copies(6), levels) >= distinct).all()
+    assert (false_alarms(values, with_copies(6), levels) >= distinct).all()
 
 
 def test_found_by_chance_by_t_tests():
+    found_by_chance = cell("found_by_chance")
     differences = pd.DataFrame(np.random.default_rng(0).normal(size=(5, 3)), columns=list("abc"))
-    got = traps.found_by_chance(differences, draws=40, level=0.2)
+    got = found_by_chance(differences, draws=40, level=0.2)
     assert len(got) == 2**5 - 1
     due = []
     for k in range(1, 2**5):
@@ -278,12 +308,13 @@ def test_found_by_chance_by_t_tests():
         due.append(((p < 0.2).sum(), (multipletests(p, method="fdr_bh")[1] < 0.2).sum()))
     assert sorted(map(tuple, got.to_numpy())) == sorted(due)
     assert (got["corrected"] <= got["uncorrected"]).all()
-    flat = traps.found_by_chance(differences.assign(b=0.0), draws=40)
+    flat = found_by_chance(differences.assign(b=0.0), draws=40)
     assert flat.notna().all(axis=None)
 
 
 def test_found_by_chance_is_five_in_a_hundred_before_correction():
+    found_by_chance = cell("found_by_chance")
     noise = pd.DataFrame(np.random.default_rng(1).normal(size=(40, 60)))
-    found = traps.found_by_chance(noise, draws=400)
-    assert found["uncorrected"].mean() / 60 == pytest.approx(traps.LEVEL, abs=0.01)
+    found = found_by_chance(noise, draws=400)
+    assert found["uncorrected"].mean() / 60 == pytest.approx(LEVEL, abs=0.01)
     assert (found["uncorrected"] > 0).mean() > 0.8 and (found["corrected"] > 0).mean() < 0.1
