@@ -36,8 +36,8 @@ serve: $(READY)  ## show the built site at http://localhost:8000
 lock:            ## pin anew what pyproject.toml asks for; what is pinned already stays if it can
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --disable-pip-version-check --quiet --constraint requirements.lock --editable '.[dev]'
-	{ sed -n '/^#/p' requirements.lock; .venv-lock/bin/python -m pip freeze --exclude-editable \
-		| grep -vE '^(nvidia|cuda|triton)'; } > .lock.partial
+	{ sed -n '/^#/p' requirements.lock; .venv-lock/bin/python -m pip freeze --all --exclude-editable \
+		| grep -vE '^(nvidia|cuda|triton|pip=|wheel=)' | sed 's/+[a-z0-9]*$$//'; } > .lock.partial
 	mv .lock.partial requirements.lock && rm -rf .venv-lock
 
 clean:           ## remove all results and the built site

@@ -62,7 +62,8 @@ def differences(old: pd.DataFrame, new: pd.DataFrame) -> Iterator[str]:
         differ = np.flatnonzero(unequal(before[column], now[column]))
         if len(differ):
             one = differ[0]
-            yield f"{column}: {len(differ)} of {len(old)} differ, for example {before[column][one]} -> {now[column][one]}"
+            values = f"{before[column][one]} -> {now[column][one]}"
+            yield f"{column}: {len(differ)} of {len(old)} differ, for example {values}"
 
 
 def main() -> int:
