@@ -124,7 +124,6 @@ def test_a_claim_without_its_number_is_an_error_that_names_claim_and_chapter(tmp
         (toy, numbers(original=math.inf), "no number original"),
         (null, numbers(), "no number yardstick"),
         (toy, numbers(yardstick=1.0), "yardstick"),
-        (toy, numbers(cannot="it has no toys"), "it has no toys"),
     ]:
         with pytest.raises(RewiredError, match=word) as error:
             claims.judge(asked, given)
@@ -136,6 +135,9 @@ def test_what_a_profile_cannot_have_is_a_reason_and_no_error(tmp_path):
     row = claims.judge(toy, numbers(math.nan, math.nan, cannot="it has no toys")).iloc[0]
     assert row["measuring"] == row["here"] == UNTESTED
     assert row["reason"] == "it has no toys" and math.isnan(row["right"])
+
+    row = claims.judge(toy, numbers(cannot="these are other toys")).iloc[0]
+    assert row["here"] == UNTESTED and math.isnan(row["right"]), "a reason that names no number stands for all"
 
     null = register(tmp_path, yardstick={"text": "another run"}, trap="one run")
     row = claims.judge(null, numbers(cannot="one seed")).iloc[0]

@@ -180,7 +180,8 @@ def _numbers_of(claim: Claim, row: pd.Series) -> dict[str, float]:
             "no verdict. Mend its cell, or say there what this profile lacks: cannot='…'."
         )
     if row["cannot"] and not missing:
-        raise RewiredError(f"{where} has a reason ({row['cannot']}) and all its numbers. Take one of them back.")
+        # A reason that names no number stands for all: they are about something else than the claim.
+        return dict.fromkeys(found, math.nan)
     return found
 
 
