@@ -1,12 +1,9 @@
 """The command line: one paragraph and status 2 for a bad input, and nothing left under a final name."""
 
-import json
-
 import nbformat
 import pytest
 
 from rewired import __main__ as cli
-from rewired.errors import RewiredError
 
 
 def run(capsys, monkeypatch, *arguments: str) -> tuple[int, str]:
@@ -29,10 +26,9 @@ def notebook(file, *cells: str):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["base-table", "--profile", "pockt"], ["'pockt'", "Did you mean 'pocket'"]),
+        (["train", "--variant", "hybrid", "--profile", "pockt"], ["'pockt'", "Did you mean 'pocket'"]),
         (["train", "--variant", "kantian", "--profile", "ci"], ["'kantian'", "deontological"]),
         (["train", "--variant", "hybrid", "--profile", "ci", "--set", "training.kll=1"], ["training.kl"]),
-        (["policy-table", "--profile", "ci"], ["policy.parquet", "make book PROFILE=ci"]),
         (["run-notebook", "nowhere.ipynb", "--out", "x.ipynb"], ["nowhere.ipynb"]),
     ],
 )
@@ -54,30 +50,3 @@ def test_a_notebook_refuses_what_it_does_not_know(capsys, monkeypatch, tmp_path)
     )
     assert status == 2 and "name=value" in message
     assert [f.name for f in tmp_path.iterdir()] == ["a.ipynb"]
-
-
-def test_an_executed_notebook_is_whole_and_tidy(tmp_path):
-    file = notebook(tmp_path / "a.ipynb", 'profile = "ci"\noverrides = []\nseed = 1', "print(seed * 21)")
-    cli.execute(file, tmp_path / "out" / "b.ipynb", {"seed": 2})
-    done = json.loads((tmp_path / "out" / "b.ipynb").read_text())
-    assert "".join(done["cells"][2]["outputs"][0]["text"]) == "42\n"
-    assert "papermill" not in done["metadata"] and "remove-cell" in done["cells"][1]["metadata"]["tags"]
-    assert not any({"papermill", "execution"} & set(cell["metadata"]) for cell in done["cells"])
-    assert [f.name for f in (tmp_path / "out").iterdir()] == ["b.ipynb"]
-
-
-def test_an_error_of_the_user_comes_out_of_the_notebook_alone(tmp_path):
-    raising = "import rewired\nraise rewired.RewiredError('One paragraph.')"
-    file = notebook(tmp_path / "a.ipynb", 'profile = "ci"\noverrides = []', raising)
-    with pytest.raises(RewiredError, match="^One paragraph.$"):
-        cli.execute(file, tmp_path / "b.ipynb", {})
-    assert [f.name for f in tmp_path.iterdir()] == ["a.ipynb"]
-
-
-def test_papermill_alone_refuses_an_unknown_parameter_too(tmp_path):
-    import papermill
-
-    starting = "import rewired\nP = rewired.start(profile, overrides)"
-    file = notebook(tmp_path / "a.ipynb", 'profile = "ci"\noverrides = []\nseed = 1', starting)
-    with pytest.raises(papermill.PapermillExecutionError, match="'sede'.*Did you mean 'seed'"):
-        papermill.execute_notebook(str(file), str(tmp_path / "b.ipynb"), {"sede": 2}, progress_bar=False)

@@ -1,21 +1,10 @@
-"""Profiles are checked before anything starts; tables are whole, stamped and byte for byte the same."""
+"""Profiles are checked before anything starts."""
 
-import errno
-import json
-import os
-import sys
-from types import SimpleNamespace
-
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from rewired import profiles
 from rewired.errors import RewiredError, choice
-from rewired.profiles import atomic_dir, atomic_path, load, output_dir, read_table, results_dir, write_table
-
-FRAME = pd.DataFrame({"scenario": ["CC", "DD"], "p_defect": [0.25, 1 / 3], "n": [1, 2], "ok": [True, False]})
+from rewired.profiles import load
 
 
 def refused(call, *arguments, **options) -> str:
@@ -47,6 +36,7 @@ def test_a_profile_builds_on_another():
     assert thorough.training.seeds == (1, 2, 3, 4, 5)
     assert thorough.training.model_copy(update={"seeds": pocket.training.seeds}) == pocket.training
     assert ci.model == pocket.model and ci.training.episodes < pocket.training.episodes
+    assert ci.quick and not pocket.quick
 
 
 def test_gemma_has_the_parameters_of_the_study():
@@ -139,95 +129,6 @@ def test_every_key_is_known_by_its_dotted_name():
     assert {"seed", "threads", "model.path", "training.kl", "decisions.samples", "chapters"} <= set(
         keys
     ) and "name" not in keys
-
-
-# --- results -------------------------------------------------------------------------------------------------------
-
-
-def test_results_of_a_trial_lie_apart(tmp_path, monkeypatch):
-    assert results_dir("pocket") == tmp_path / "results" / "pocket"
-    assert output_dir("pocket") == tmp_path / "results" / "pocket" / "trials"
-    monkeypatch.setenv("REWIRED_BUILD", "1")
-    assert output_dir("pocket") == results_dir("pocket")
-    monkeypatch.delenv("REWIRED_ROOT")
-    assert results_dir("pocket") == profiles.ROOT / "results" / "pocket"
-
-
-def test_tables_come_back_and_repeat_byte_for_byte(tmp_path):
-    first = write_table(FRAME, tmp_path / "a" / "t.parquet", "pocket")
-    second = write_table(FRAME.set_index("n", drop=False), tmp_path / "b.parquet", load("pocket"))
-    pd.testing.assert_frame_equal(read_table(first, "pocket"), FRAME)
-    assert first.read_bytes() == second.read_bytes()
-    assert [f.name for f in (tmp_path / "a").iterdir()] == ["t.parquet"]
-
-
-def test_a_table_of_another_origin_is_refused(tmp_path, monkeypatch):
-    file = write_table(FRAME, tmp_path / "t.parquet", "pocket")
-    assert "'ci'" in refused(read_table, file, "ci") and "'pocket'" in refused(read_table, file, "ci")
-    monkeypatch.setattr(profiles, "FORMAT", profiles.FORMAT + 1)
-    assert "format" in refused(read_table, file, "pocket")
-
-
-def test_a_missing_or_damaged_table_says_how_to_make_it(tmp_path):
-    file = tmp_path / "t.parquet"
-    assert "make book PROFILE=pocket" in refused(read_table, file, "pocket")
-    whole = write_table(FRAME, file, "pocket").read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
-    assert "damaged" in refused(read_table, file, "pocket")
-    pq.write_table(pa.table({"a": [1]}), file)
-    assert "not written by this book" in refused(read_table, file, "pocket")
-
-
-def test_nothing_half_written_stays(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "old").touch()
-    with pytest.raises(ZeroDivisionError), atomic_dir(tmp_path / "run") as folder:
-        (folder / "new").touch()
-        raise ZeroDivisionError
-    with pytest.raises(ZeroDivisionError), atomic_path(tmp_path / "file.txt") as file:
-        file.write_text("half")
-        raise ZeroDivisionError
-    assert [str(f.relative_to(tmp_path)) for f in sorted(tmp_path.rglob("*"))] == ["run", "run/old"]
-    with atomic_dir(tmp_path / "run") as folder:
-        (folder / "new").touch()
-    assert [f.name for f in (tmp_path / "run").iterdir()] == ["new"]
-
-
-@pytest.mark.parametrize("context", [atomic_dir, atomic_path])
-def test_a_full_disk_is_told(tmp_path, context):
-    def fill():
-        with context(tmp_path / "thing") as place:
-            file = place / "part" if place.is_dir() else place
-            file.write_text("half")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    message = refused(fill)
-    assert "disk is full" in message and "thing" in message
-    assert not list(tmp_path.iterdir())
-
-
-# --- notebooks -----------------------------------------------------------------------------------------------------
-
-
-def in_notebook(monkeypatch, *cells: str) -> None:
-    """Make ``start`` believe that a kernel has run these cells."""
-    shell = SimpleNamespace(user_ns={"In": ["", *cells]})
-    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-
-
-def test_start_refuses_a_parameter_that_the_notebook_does_not_have(monkeypatch):
-    in_notebook(monkeypatch, "profile = 'ci'\nseed = 1", "# Parameters\nsede = 2", "rewired.start(profile)")
-    message = refused(profiles.start, "ci")
-    assert "'sede'" in message and "Did you mean 'seed'" in message
-
-
-def test_start_pins_and_returns_the_profile(monkeypatch):
-    import torch
-
-    in_notebook(monkeypatch, "profile = 'ci'\nseed = 1", "# Parameters\nseed = 2", "rewired.start(profile)")
-    assert profiles.start("ci", ["training.kl=0.5"]).training.kl == 0.5
-    assert torch.get_num_threads() == load("ci").threads
-    assert json.loads(os.environ["OMP_NUM_THREADS"]) == 1
 
 
 def test_choice_names_the_nearest():

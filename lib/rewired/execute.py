@@ -187,7 +187,8 @@ def _own_shell() -> Iterator:
         if value is not None and not shell.displayhook.quiet():
             display(value)
 
-    config, names = Config({"HistoryAccessor": {"enabled": False}}), types.ModuleType("notebook")
+    plain = {"HistoryAccessor": {"enabled": False}, "InteractiveShell": {"colors": "nocolor"}}
+    config, names = Config(plain), types.ModuleType("notebook")
     shell = InteractiveShell.instance(config=config, user_module=names, user_ns=vars(names))
     shell.display_trap.hook = show
     try:
