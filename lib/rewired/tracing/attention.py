@@ -24,7 +24,7 @@ import torch
 from rewired.errors import RewiredError, choice
 from rewired.prompts import Labels, Prompt, chat
 from rewired.tracing.anatomy import Anatomy, anatomy, chosen_layers
-from rewired.tracing.capture import BATCH_SIZE, Encoded, batches, encode, read_out, read_positions
+from rewired.tracing.capture import BATCH_SIZE, batches, encode, read_out, read_positions
 from rewired.tracing.packed import forward
 from rewired.tracing.recording import Recording, record
 
@@ -212,6 +212,8 @@ def knockout(
     if queries not in QUERIES:
         raise choice("kind of queries", queries, QUERIES)
     parts = anatomy(model)
+    if queries == "all":
+        _needs_eager(parts)
     layers = chosen_layers(parts, layers)
     recording = record(model, tokenizer, prompts, labels)
     nothing = Block("", 0, (frozenset(),) * len(prompts))
@@ -246,7 +248,6 @@ def _at_decision(parts: Anatomy, recording: Recording, plan: Sequence[Block], la
 
 def _everywhere(parts: Anatomy, recording: Recording, plan: Sequence[Block], layers: Sequence[int]) -> np.ndarray:
     """[block, prompt]: delta when no position sees what is blocked, by whole forward passes of the model itself."""
-    _needs_eager(parts)
     encoded = recording.encoded
     deltas = np.empty((len(plan), len(encoded.rows)))
     for indices, ids in batches(encoded.rows, BATCH_SIZE, parts.device):
