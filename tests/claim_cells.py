@@ -74,11 +74,11 @@ def execute(cells: list[tuple[str, list[str]]], frames: dict, known: dict) -> di
     return made
 
 
-def run(chapter: str, claim: str, variants=None, seeds=None, pairs=None, **frames) -> dict:
+def run(chapter: str, claim: str, variants=None, seeds=None, patched=None, **frames) -> dict:
     """What the chapter's cell gives for ``claim``: original, right, yardstick (None for no number) and cannot.
 
-    ``frames``: exactly what the cell's metadata name. ``variants``, ``seeds`` and ``pairs`` change the profile."""
-    changes = {"training.variants": variants, "training.seeds": seeds, "patching.pairs": pairs}
+    ``frames``: exactly what the cell's metadata name. ``variants``, ``seeds``, ``patched`` pairs: of the profile."""
+    changes = {"training.variants": variants, "training.seeds": seeds, "patching.pairs": patched}
     both = book(chapter, **{key: value for key, value in changes.items() if value is not None})
     cells = [
         (source, about["from"])
