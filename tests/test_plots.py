@@ -1,205 +1,256 @@
-"""Figures: the promised columns are enough, the palette can be told apart, the same figure gives the same bytes."""
+"""Figures: what is drawn is what the frame says, the palette can be told apart, the same figure is the same bytes."""
 
 import itertools
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
-from rewired import games, plots
+from rewired import plots, runs
 
 MODELS = plots.MODELS
-RANDOM = np.random.default_rng(0)
-CHOICES = pd.DataFrame(
-    [
-        {"model": m, "variant": m, "seed": s, "state": state, "scenario": f"{state}_x", "labels": pair}
-        for m in MODELS for s in (1, 2) for state in games.STATES for pair in ("a/b", "b/a")
-    ]
-)  # fmt: skip
-CHOICES["p_defect"] = RANDOM.random(len(CHOICES))
-CURVES = pd.DataFrame(
-    [
-        {"variant": m, "seed": s, "episode": e, "panel": p, "value": RANDOM.random()}
-        for m in MODELS[1:] for s in (1, 2) for e in (0, 10, 20) for p in ("one", "two", "three")
-    ]
-)  # fmt: skip
-SHARES = pd.DataFrame(
-    {"model": MODELS, "expected": 0.4, "sampled": 0.5, "lower": 0.3, "upper": 0.6, "x": 1.0, "y": -1.0}
+
+
+def points(axes, size=None):
+    """(x, y) of every point drawn, of those of one size if given."""
+    drawn = [c for c in axes.collections if hasattr(c, "get_sizes") and len(c.get_offsets()) and len(c.get_sizes())]
+    if size is not None:
+        drawn = [c for c in drawn if c.get_sizes()[0] == size]
+    return [tuple(map(float, place)) for c in drawn for place in c.get_offsets()]
+
+
+def labels(figure):
+    """The words of the legend."""
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def ticks(axis):
+    return [text.get_text() for text in axis.get_ticklabels()]
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+TWO = pd.DataFrame(
+    {
+        "scenario": ["CC_continue", "CC_continue", "DD_trapped", "DD_trapped"],
+        "model": ["hybrid", "base", "hybrid", "base"],
+        "p_defect": [0.1, 0.2, 0.3, 0.4],
+    }
 )
-PLAYED = pd.DataFrame(
-    [
-        {"panel": game, "model": m, "seed": s, "answer": answer, "share": 0.25}
-        for game in ("one", "two", "three") for m in (*MODELS, "care") for s in (1, 2)
-        for answer in ("C after C", "D after C", "D after D", "illegal")
-    ]
-)  # fmt: skip
+SMALL, LARGE = 9, 40
 
 
-DEEP = pd.DataFrame(
-    [
-        {"model": m, "seed": s, "scenario": c, "position": p, "depth": d, "layer": d, "head": h}
-        for m in MODELS for s in (1, 2) for c in ("CC_continue", "DD_trapped") for p in ("early", "late")
-        for d in range(3) for h in range(2)
+def test_rows_stand_where_their_values_say():
+    figure = plots.rows(TWO, "scenario", "p_defect")
+    (axes,) = figure.axes
+    assert ticks(axes.yaxis) == ["CC continue", "DD trapped"] and axes.get_xlabel() == "p defect"
+    assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first row is on top"
+    assert labels(figure) == ["base", "hybrid"], "models in the book's order, not the frame's"
+    by_x = {round(x, 9): y for x, y in points(axes, LARGE)}
+    assert set(by_x) == {0.1, 0.2, 0.3, 0.4}
+    assert round(by_x[0.2]) == round(by_x[0.1]) == 0 and round(by_x[0.4]) == round(by_x[0.3]) == 1
+    assert by_x[0.2] < by_x[0.1], "series of one row stand below each other"
+
+
+def test_rows_show_runs_small_and_their_mean_large():
+    frame = pd.DataFrame({"row": "a", "model": "base", "value": [1.0, 2.0, 6.0]})
+    (axes,) = plots.rows(frame, "row", "value").axes
+    assert [x for x, _ in points(axes, SMALL)] == [1.0, 2.0, 6.0]
+    assert points(axes, LARGE) == [(3.0, 0.0)]
+    (line,) = axes.collections[0].get_segments()
+    assert line[:, 0].tolist() == [1.0, 6.0], "a line over the range"
+
+
+def test_rows_draw_intervals_starts_and_marks():
+    frame = pd.DataFrame(
+        {"row": ["a", "b"], "model": "base", "value": [2.0, -1.0], "low": [1.0, -3.0], "high": [4.0, 0.0]}
+    )
+    (axes,) = plots.rows(frame.assign(start=0.5, mark=3.5), "row", "value").axes
+    segments = [
+        segment[:, 0].tolist() for c in axes.collections if hasattr(c, "get_segments") for segment in c.get_segments()
     ]
-)  # fmt: skip
-DEEP["delta"] = RANDOM.normal(size=len(DEEP))
-PATCHES = pd.DataFrame(
+    assert [1.0, 4.0] in segments and [-3.0, 0.0] in segments and [0.5, 2.0] in segments
+    red = [line for line in axes.lines if line.get_color() == plots.RED]
+    assert [line.get_xdata()[0] for line in red] == [3.5, 3.5] and [line.get_ydata()[0] for line in red] == [0.0, 1.0]
+    zero = [line for line in axes.lines if list(line.get_xdata()) == [0, 0]]
+    assert len(zero) == 1, "a line at 0, for a value is below it"
+
+
+def test_rows_in_panels_share_their_levels():
+    frame = pd.concat([TWO.assign(state="CC"), TWO.assign(state="DD", p_defect=0.9)])
+    first, second = plots.rows(frame, "scenario", "p_defect", panel="state").axes
+    assert (first.get_title(loc="left"), second.get_title(loc="left")) == ("CC", "DD")
+    assert {round(x, 9) for x, _ in points(second, LARGE)} == {0.9}
+
+
+def test_rows_leave_out_what_is_missing():
+    (axes,) = plots.rows(TWO.assign(p_defect=[np.nan, 0.2, 0.3, 0.4]), "scenario", "p_defect").axes
+    assert len(points(axes, LARGE)) == 3
+
+
+def test_distances_mark_rule_seven_in_the_row_of_its_pair():
+    index = pd.MultiIndex.from_product([["strategic", "hybrid"], [1, 2]])
+    matrix = pd.DataFrame([[0, 1, 5, 6], [1, 0, 7, 8], [5, 7, 0, 2], [6, 8, 2, 0]], index, index, dtype=float)
+    pairs = runs.pairs(matrix)
+    figure = plots.distances(pairs, runs.differ(pairs), "distance")
+    (axes,) = figure.axes
+    assert ticks(axes.yaxis) == ["strategic", "hybrid", "strategic – hybrid"]
+    (mark,) = [line for line in axes.lines if line.get_color() == plots.RED and np.isfinite(line.get_xdata()[0])]
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (2.0, 2.0), "the largest distance within, in the third row"
+    assert (6.5, 2.0) in points(axes, LARGE), "the mean of the runs at different seeds: 6 and 7"
+    assert labels(figure) == [runs.WITHIN, runs.BETWEEN]
+
+
+def test_distances_of_single_runs_need_no_yardstick():
+    index = pd.MultiIndex.from_tuples([("strategic", 1), ("hybrid", 1)])
+    pairs = runs.pairs(pd.DataFrame([[0.0, 4.0], [4.0, 0.0]], index, index))
+    (axes,) = plots.distances(pairs, runs.differ(pairs), "distance").axes
+    assert points(axes, LARGE) == [(4.0, 0.0)]
+
+
+# --- lines -----------------------------------------------------------------------------------------------------------
+
+COURSE = pd.DataFrame(
     [
-        {"pair": p, "component": f"L{k}_MLP", "kind": kind, "size": 2**k, "effect": RANDOM.normal(), "back": 0.1}
-        for p in ("A → B", "B → A") for k in range(4) for kind in ("head", "MLP", "attention layer")
-    ]
-)  # fmt: skip
-BANDS = pd.DataFrame(
-    [
-        {"episode": e, "measure": m, "value": 0.5 + e / 40, "low": 0.4 + e / 40, "high": 1.0}
-        for m in ("one", "two")
-        for e in (0, 10, 20)
+        {"variant": v, "seed": s, "episode": e, "panel": p, "reward": e + s + 10 * (v == "hybrid")}
+        for v, s, e, p in itertools.product(("hybrid", "strategic"), (1, 2), (0, 10, 20), ("one", "two"))
     ]
 )
-NODES = [f"L{layer}_{kind}" for layer in range(3) for kind in ("ATTN", "MLP")]
-TIES = pd.DataFrame(
-    [
-        {"one": a, "other": b, "r": RANDOM.uniform(-1, 1), "difference": RANDOM.normal(), "panel": p, "clear": a < "L1"}
-        for a, b in itertools.combinations(NODES, 2) for p in ("strategic", "hybrid")
-    ]
-)  # fmt: skip
-RATIOS = pd.DataFrame(
-    [
-        {"level": level, "pair": f"{a} – {b}", "a": a, "b": b, "value": 0.5 + k, "low": 0.4, "high": 1.1 + k,
-         "bar": 1.2, "run_low": np.nan, "run_high": 20.0, "differ": k > 0}
-        for level in ("weights", "choice") for k, (a, b) in enumerate((("all", "all"), MODELS[1:3], ("care", "hybrid")))
-    ]
-)  # fmt: skip
-APART = pd.DataFrame(
-    [
-        {"level": level, "variant_a": u[0], "seed_a": u[1], "variant_b": v[0], "seed_b": v[1], "distance": 1.0}
-        for level in ("weights", "choice")
-        for u, v in itertools.combinations([(m, s) for m in ("strategic", "care") for s in (1, 2)], 2)
-    ]
-)
-KINDS = ["within a variant", "between variants"]
-OPTIMUM = {name: games.REWARDS[name].optimum for name in ("strategic", "deontological", "utilitarian", "hybrid")}
-
-FIGURES = {
-    "loss_curve": lambda: plots.loss_curve(pd.DataFrame({"tokens": [0, 1e6, 2e6], "loss": [3.0, 1.0, 0.5]})),
-    "loss_curve, no log": lambda: plots.loss_curve(pd.DataFrame({"tokens": [], "loss": []})),
-    "dots": lambda: plots.dots(
-        pd.DataFrame({"r": ["a", "b"], "s": ["x", "y"], "v": [0.1, 0.9], "f": [0.5, 0.5]}), "r", "s", "v", floor="f"
-    ),
-    "dumbbells": lambda: plots.dumbbells(
-        pd.DataFrame({"row": ["a", "b"], "kind": ["x", "y"], "before": [0.1, 0.2], "after": [0.5, 0.1]})
-    ),
-    "by_scenario": lambda: plots.by_scenario(CHOICES),
-    "by_scenario, one model": lambda: plots.by_scenario(CHOICES[CHOICES["model"] == "base"]),
-    "by_state": lambda: plots.by_state(CHOICES, x="labels"),
-    "curves": lambda: plots.curves(CURVES, panel="panel", ylabel="p", probability=True),
-    "curves, a panel a variant": lambda: plots.curves(CURVES, panel="variant", sharey=False),
-    "curves, with a mark": lambda: plots.curves(CURVES, panel="panel", mark=10),
-    "bands": lambda: plots.bands(BANDS, "episode", "measure", "episode", "share", mark=10),
-    "bands, no intervals": lambda: plots.bands(BANDS.assign(low=np.nan, high=np.nan), "episode", "measure"),
-    "policy": lambda: plots.policy(CHOICES, OPTIMUM),
-    "curves, over rounds": lambda: plots.curves(
-        CURVES.rename(columns={"episode": "round"}), panel="panel", probability=True, x="round"
-    ),
-    "answers": lambda: plots.answers(PLAYED),
-    "answers, one run and nothing but defection": lambda: plots.answers(
-        pd.DataFrame({"panel": ["x"], "model": ["base"], "seed": [0], "answer": ["D after C"], "share": [1.0]})
-    ),
-    "ranges": lambda: plots.ranges(CHOICES, "state", "p_defect", panel="labels", share=True),
-    "ranges, one panel": lambda: plots.ranges(CHOICES.assign(model="care"), "state", "p_defect", xlabel="points"),
-    "reciprocity": lambda: plots.reciprocity(
-        CHOICES.assign(reading=CHOICES["labels"], after_C=CHOICES["p_defect"], after_D=0.5)
-    ),
-    "matrix": lambda: plots.matrix(
-        pd.DataFrame({"r": list("aabb"), "c": list("xyxy"), "v": [0, 1, 2, np.nan], "n": ["", "0–1", "", ""]}),
-        "r",
-        "c",
-        "v",
-        note="n",
-        high=2.0,
-    ),
-    "differences": lambda: plots.differences(
-        pd.DataFrame(
-            {"row": ["a", "b"], "model": ["base", "hybrid"], "difference": [0.1, 0], "low": [0, 0], "high": [0.2, 0]}
-        ),
-        xlabel="change",
-    ),
-    "differences, no range": lambda: plots.differences(
-        pd.DataFrame({"row": ["a"], "model": ["base"], "difference": [2.0], "low": [np.nan], "high": [np.nan]}), "x"
-    ),
-    "two_metrics": lambda: plots.two_metrics(SHARES, "x", "y", "x", "y"),
-    "agreement": lambda: plots.agreement(SHARES),
-    "strips": lambda: plots.strips(DEEP, "scenario", "delta", "delta"),
-    "strips, one value each": lambda: plots.strips(
-        DEEP.drop_duplicates(["model", "depth"]), "depth", "delta", "delta", zero=False
-    ),
-    "trajectories": lambda: plots.trajectories(DEEP, row="model"),
-    "trajectories, all models in a panel": lambda: plots.trajectories(DEEP, row="position"),
-    "heatmap": lambda: plots.heatmap(DEEP, "model", "scenario", "delta", "delta", panel="position", columns=1),
-    "heatmap, many cells": lambda: plots.heatmap(DEEP, "layer", "head", "delta", "d", panel="model", columns=3),
-    "heatmap, all zero and one missing": lambda: plots.heatmap(
-        pd.DataFrame({"r": ["a", "a", "b"], "c": ["x", "y", "x"], "v": [0.0, 0.0, 0.0]}), "r", "c", "v", "value"
-    ),
-    "bars_by_layer": lambda: plots.bars_by_layer(DEEP, "scenario", "delta", "delta"),
-    "gap_by_depth": lambda: plots.gap_by_depth(
-        pd.DataFrame(
-            [{"pair": k, "kind": k, "depth": d, "distance": d / 3} for k in KINDS for d in range(3) for _ in "ab"]
-        ),
-        "gap",
-    ),
-    "gap_by_depth, one seed": lambda: plots.gap_by_depth(
-        pd.DataFrame({"pair": "a – b", "kind": KINDS[1], "depth": [0, 1], "distance": [0.0, 1.0]}), "gap"
-    ),
-    "steps": lambda: plots.steps(PATCHES, "size", "effect", "kind", "pair", "k", "share", doubling=True),
-    "scatter": lambda: plots.scatter(PATCHES, "effect", "back", "kind", "x", "y", panel="pair", shade=True),
-    "matrices": lambda: plots.matrices(TIES, "r", "r", "panel", mark="clear"),
-    "matrices, with a pair that is missing": lambda: plots.matrices(
-        TIES[TIES["panel"] == "hybrid"].assign(r=[np.nan, *[0.5] * 14]), "r", "r", "panel"
-    ),
-    "yardsticks": lambda: plots.yardsticks(
-        pd.DataFrame(
-            [
-                {"row": r, "panel": p, "kind": k, "value": 0.4, "low": 0.1 if k == "null" else np.nan, "high": 0.5}
-                for r in "ab"
-                for p in ("0.3", "0.5")
-                for k in ("measured", "null")
-            ]
-        ),
-        "share",
-    ),
-    "cascade": lambda: plots.cascade(RATIOS, "ratio"),
-    "cascade, one seed": lambda: plots.cascade(
-        RATIOS.assign(low=np.nan, high=np.nan, run_low=np.nan, run_high=np.nan, bar=np.nan, differ=False), "d", "mean"
-    ),
-    "cascade, nothing to compare": lambda: plots.cascade(RATIOS.assign(value=np.nan), "ratio"),
-    "run_distances": lambda: plots.run_distances(APART, "distance"),
-    "run_distances, one run": lambda: plots.run_distances(APART[:0], "distance"),
-    "pathways": lambda: plots.pathways(NODES, TIES, "panel", "r"),
-    "scatter, one panel": lambda: plots.scatter(PATCHES, "effect", "back", "kind", "x", "y", diagonal=True),
-}
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_each_figure_is_drawn_from_the_promised_columns(name, tmp_path):
-    figure = FIGURES[name]()
-    assert isinstance(figure, Figure)
-    plots.save(figure, tmp_path, "figure")
-    assert {file.name for file in tmp_path.iterdir()} == {"figure.svg", "figure.png"}
+def test_lines_draw_runs_thin_and_their_mean_thick():
+    figure = plots.lines(COURSE, "episode", "reward", panel="panel", ylabel="mean reward")
+    first, second = figure.axes
+    assert labels(figure) == ["strategic", "hybrid"]
+    assert (first.get_ylabel(), second.get_ylabel(), first.get_xlabel()) == ("mean reward", "", "episode")
+    thick = {line.get_label(): line.get_ydata().tolist() for line in first.lines if line.get_linewidth() > 1}
+    assert thick == {"strategic": [1.5, 11.5, 21.5], "hybrid": [11.5, 21.5, 31.5]}
+    thin = [line.get_ydata().tolist() for line in first.lines if line.get_linewidth() < 1]
+    assert thin == [[1.0, 11.0, 21.0], [2.0, 12.0, 22.0], [11.0, 21.0, 31.0], [12.0, 22.0, 32.0]]
+
+
+def test_lines_without_runs_have_a_band():
+    (axes,) = plots.lines(COURSE[COURSE["variant"] == "hybrid"], "episode", "reward", run="").axes
+    (band,) = axes.collections
+    corners = band.get_paths()[0].vertices
+    assert (corners[:, 1].min(), corners[:, 1].max()) == (11.0, 32.0)
+
+
+def test_lines_take_intervals_from_the_frame():
+    frame = pd.DataFrame(
+        {"episode": [0, 1], "reward": [1.0, 2.0], "low": [0.5, 1.5], "high": [3.0, 4.0], "variant": "a"}
+    )
+    (axes,) = plots.lines(frame, "episode", "reward").axes
+    corners = axes.collections[0].get_paths()[0].vertices
+    assert (corners[:, 1].min(), corners[:, 1].max()) == (0.5, 4.0)
+
+
+# --- grid ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_says_what_its_cells_are():
+    frame = pd.DataFrame(
+        {"model": list("aabb"), "scenario": ["CC_continue", "DD_trapped"] * 2, "v": [0.5, -1, 0.25, 0.0]}
+    )
+    axes, bar = plots.grid(frame, "model", "scenario", "v", label="logits").axes
+    assert (ticks(axes.xaxis), ticks(axes.yaxis)) == (["CC\ncontinue", "DD\ntrapped"], ["a", "b"])
+    assert axes.images[0].get_array().tolist() == [[0.5, -1.0], [0.25, 0.0]]
+    assert [text.get_text() for text in axes.texts if text.get_text()] == ["0.5", "-1.0", "0.2", "0.0"]
+    assert bar.get_xlabel() == "logits"
+
+
+def test_the_colour_of_a_cell_says_its_sign():
+    frame = pd.DataFrame({"r": ["a", "a"], "c": ["x", "y"], "v": [1.0, -1.0]})
+    image = plots.grid(frame, "r", "c", "v").axes[0].images[0]
+    defect, cooperate = (to_rgb(to_hex(image.cmap(image.norm(value)))) for value in (1.0, -1.0))
+    assert defect[0] > defect[2] and cooperate[2] > cooperate[0], "orange for defection, blue for cooperation"
+    assert image.cmap(image.norm(0.0))[:3] == pytest.approx((1, 1, 1), abs=0.01), "white for neither"
+    alone = plots.grid(frame[:1], "r", "c", "v").axes[0].images[0]
+    assert alone.cmap is plots.SIZE and alone.norm.vmin == 0
+
+
+def test_a_grid_shows_missing_cells_notes_and_its_panels():
+    frame = pd.DataFrame({"r": ["a", "a", "b"], "c": ["x", "y", "x"], "v": [0.0, 0.0, 0.0], "note": ["n", "", ""]})
+    (axes, _) = plots.grid(frame, "r", "c", "v").axes
+    assert [text.get_text() for text in axes.texts] == ["0.000", "n", "0.000", "", "0.000", "", "–", ""]
+    two = pd.concat([frame.assign(model="hybrid"), frame.assign(model="base", v=2.0)])
+    first, second, _ = plots.grid(two, "r", "c", "v", panel="model", vmin=0, vmax=4).axes
+    assert (first.get_title(loc="left"), second.get_title(loc="left")) == ("base", "hybrid")
+    assert first.images[0].norm.vmax == 4
+
+
+def test_a_square_grid_has_one_order():
+    ties = pd.DataFrame(
+        {"one": ["L0_MLP", "L0_MLP", "L1_MLP"], "other": ["L1_MLP", "L2_MLP", "L2_MLP"], "r": [1.0, 2, 3]}
+    )
+    both = pd.concat([ties, ties.rename(columns={"one": "other", "other": "one"})])
+    axes = plots.grid(both, "one", "other", "r").axes[0]
+    cells = np.ma.filled(axes.images[0].get_array(), np.nan)
+    assert np.array_equal(cells, [[np.nan, 1, 2], [1, np.nan, 3], [2, 3, np.nan]], equal_nan=True)
+    assert ticks(axes.xaxis) == ticks(axes.yaxis) == ["L0 MLP", "L1 MLP", "L2 MLP"]
+
+
+# --- scatter ---------------------------------------------------------------------------------------------------------
+
+
+def test_scatter_puts_points_where_they_belong():
+    frame = pd.DataFrame(
+        {"x": [-1.0, 2.0], "y": [3.0, -4.0], "low": [2.0, -5.0], "high": [4.0, -3.0], "model": MODELS[:2]}
+    )
+    figure = plots.scatter(frame, "x", "y", "model", "there", "back")
+    (axes,) = figure.axes
+    assert points(axes) == [(-1.0, 3.0), (2.0, -4.0)] and labels(figure) == list(MODELS[:2])
+    colours = [
+        to_hex(c.get_facecolor()[0]) for c in axes.collections if hasattr(c, "get_sizes") and len(c.get_offsets()) == 1
+    ]
+    assert plots.COLOURS["strategic"] in colours
+    assert (figure.get_supxlabel(), figure.get_supylabel()) == ("there", "back")
+    plots.quadrants(figure)
+    shaded = [c.get_paths()[0].get_extents().bounds for c in axes.collections[-2:]]
+    (left, low, width, height), (left2, low2, *_) = shaded
+    assert left < -1 and left + width == 0 and low == 0 and left2 == 0 and low2 < -4, "where the signs differ"
+    plots.diagonal(figure)
+    assert axes.lines[-1].get_slope() == 1
+
+
+# --- what figures share ----------------------------------------------------------------------------------------------
+
+
+def test_panels_keep_the_look_and_leave_everybody_elses_alone():
+    import matplotlib as mpl
+
+    before = mpl.rcParams["axes.spines.top"]
+    figure, axes = plots.panels(3)
+    assert len(axes) == 3 and len(figure.axes) == 4 and not figure.axes[3].get_visible()
+    assert figure.get_facecolor() == (1, 1, 1, 1) and axes[0].get_facecolor() == (1, 1, 1, 1), "a white card"
+    assert not axes[0].spines["top"].get_visible() and mpl.rcParams["axes.spines.top"] is before
+    assert figure.get_figwidth() == plots.WIDTH
+
+
+def test_a_probability_runs_from_0_to_1():
+    _, (axes,) = plots.panels(1)
+    plots.probability(axes, "y", "p")
+    assert ticks(axes.yaxis) == ["0", "0.25", "0.5", "0.75", "1"] and axes.get_ylabel() == "p"
+    assert axes.get_ylim() == (-0.03, 1.03) and axes.lines[0].get_ydata()[0] == 0.5
+
+
+def test_names_that_are_no_models_have_a_style_of_their_own():
+    names = ["base", "within", "between"]
+    assert plots.style("base", names) == {"color": plots.COLOURS["base"], "marker": "o"}
+    assert plots.style("within", names)["color"] == plots.OTHERS[0]
+    assert plots.style("between", names) == {"color": plots.OTHERS[1], "marker": plots.OTHER_MARKERS[1]}
 
 
 def test_the_same_figure_is_the_same_bytes(tmp_path):
     for folder in ("a", "b"):
-        plots.save(FIGURES["policy"](), tmp_path / folder, "figure")
+        figure = plots.rows(TWO, "scenario", "p_defect")
+        assert isinstance(figure, Figure)
+        plots.save(figure, tmp_path / folder, "figure")
+    assert {file.name for file in (tmp_path / "a").iterdir()} == {"figure.svg", "figure.png"}
     for kind in ("svg", "png"):
         assert (tmp_path / f"a/figure.{kind}").read_bytes() == (tmp_path / f"b/figure.{kind}").read_bytes()
-
-
-def test_a_figure_stays_dark_on_a_white_card():
-    figure = FIGURES["curves"]()
-    assert figure.get_facecolor() == (1, 1, 1, 1)
-    assert all(axes.get_facecolor() == (1, 1, 1, 1) for axes in figure.axes)
 
 
 # How a colour looks without red (protan) or green (deutan) cones, in linear RGB; Machado et al. 2009, severity 1.
@@ -241,22 +292,6 @@ def test_tables_show_missing_numbers_as_a_dash():
     assert "0.12" in html and "–" in html and "NaN" not in html
 
 
-def test_the_token_view_escapes_and_marks():
-    html = plots.token_view(["<bos>", " a", "\n"], ["", "own_move", ""], {1: "decision step"}).data
-    assert "&lt;bos&gt;" in html and "decision step" in html and 'title="1: own_move"' in html
-    assert html.count('class="token ') == 3
-
-
 def test_runs_in_words():
     assert plots.span([0.3, 0.5]) == "0.40 (0.30 to 0.50)"
     assert plots.span([0.3, np.nan]) == "0.30" and plots.span([]) == "undefined"
-
-
-def test_made_by_names_only_what_was_given():
-    class Profile:
-        name = "pocket"
-
-    assert (
-        plots.made_by("03_prompts", Profile, seed=2, overrides=[])
-        == "notebooks/03_prompts.ipynb, profile pocket, seed 2"
-    )
