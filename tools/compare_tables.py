@@ -25,6 +25,13 @@ def new_name(old: str) -> str:
     return re.sub(r"^\d\d_", "", old)
 
 
+def new_words(column: pd.Series) -> pd.Series:
+    """The names of chapters and tables that stand in cells, as they are written now."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column
+    return column.map(lambda cell: new_name(cell) if isinstance(cell, str) else cell)
+
+
 def in_order(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """These columns of the frame, its rows in an order that the rows alone decide: words and integers first."""
     exact = [column for column in columns if not pd.api.types.is_float_dtype(frame[column])]
@@ -82,7 +89,7 @@ def main() -> int:
         if name not in old or name not in new:
             print(f"{name}: only in the {'old' if name in old else 'new'} build")
             continue
-        before = pd.read_parquet(old[name]).rename(columns=RENAMED.get(name, {}))
+        before = pd.read_parquet(old[name]).rename(columns=RENAMED.get(name, {})).apply(new_words)
         now = pd.read_parquet(new[name])
         lines = list(differences(before, now))
         added = ", ".join(now.columns.difference(before.columns))
