@@ -6,11 +6,8 @@ each given the context and the answer's tokens before it:
     log P(answer | context) = sum over k of log P(token k | context, tokens before k).
 
 ``logprobs`` is that sum; ``decisions`` compares it for two labels. Texts that begin alike share the keys and values of
-their beginning, and only the positions that are read reach the unembedding.
-
-``sample`` draws answers, as a check on the metric. Samples with the same beginning have the same next-token
-distribution. So each distinct beginning is run once, and all its continuations are drawn from it: ordinary ancestral
-sampling, at the price of a few forward passes. A text is a list of token ids here; see ``prompts.chat``.
+their beginning, and only the positions that are read reach the unembedding. ``sample`` draws answers, as a check on the
+metric: each distinct beginning is run once, and all its continuations are drawn from it. A text is a list of token ids.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,9 +22,8 @@ from rewired.models import network
 PAD_TO = 16
 """Lengths are rounded up to a multiple of this: few distinct shapes are fast on a CPU."""
 Tokens = Sequence[int]
-
-
-# --- forward passes that share what texts begin with -----------------------------------------------------------------
+Beginning = tuple[int, tuple[int, ...]]
+"""(index of a context, an answer's first tokens)"""
 
 
 def shared_beginnings(rows: Sequence[Tokens]) -> tuple[list[int], list[int]]:
@@ -44,12 +40,13 @@ def shared_beginnings(rows: Sequence[Tokens]) -> tuple[list[int], list[int]]:
 
 
 def _families(rows: Sequence[Tokens], reads: Sequence[Tokens], largest: int) -> list[tuple[int, list[int]]]:
-    """Groups of rows with the same first tokens: (length of the shared beginning, the rows' indices).
+    """Groups of at most ``largest`` rows with the same first tokens: (length of the shared beginning, the rows).
 
     A row joins the group before it if the shared beginning is at least half of the row and joining saves computation.
-    The beginning ends before the first position that is read. A group has at most ``largest`` rows."""
+    The beginning ends before the first position that is read."""
     families: list[tuple[int, list[int]]] = []
-    start, family, common = 0, [], 0
+    family: list[int] = []
+    start = common = 0
     for i, neighbour in zip(*shared_beginnings(rows), strict=True):
         common = min(common, neighbour)  # what the row has in common with the family's first row
         if family and len(family) < largest:
@@ -86,10 +83,9 @@ def _batches(rows: Sequence[Tokens], reads: Sequence[Tokens], batch_size: int) -
 def hidden_states(
     model, rows: Sequence[Tokens], reads: Sequence[Tokens], batch_size: int
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Final hidden states of the rows at the positions in ``reads`` (increasing within a row).
+    """Yields (indices, states) per batch: the rows' final hidden states at their positions ``reads`` (increasing).
 
-    Yields (indices, states) per batch: states [sum of the batch's reads, d_model] in fp32, row after row in the order
-    of the indices."""
+    States are [sum of the batch's reads, d_model] in fp32, row after row in the order of the indices."""
     plain = network(model)
     decoder, device = plain.get_decoder(), plain.get_input_embeddings().weight.device
     for shared, families in _batches(rows, reads, batch_size):
@@ -130,16 +126,12 @@ def logits(model, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return raw, softcap(raw, cap)
 
 
-# --- the metric ------------------------------------------------------------------------------------------------------
-
-
 def answer_logits(
     model, contexts: Sequence[Tokens], answers: Sequence[Tokens], batch_size: int = 64
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """The next-token logits before each token of an answer, with the answer's own tokens fed in (teacher forcing).
+    """Yields (pair, raw, capped): ``logits`` [token of the answer, vocabulary] before each token of the answer.
 
-    Yields (pair, raw, capped) in the order of the batches; raw and capped [token of the answer, vocabulary] are those
-    of ``logits``. A context has at least one token. Pairs with the same text share its forward pass."""
+    The answer's own tokens are fed in (teacher forcing). A context has at least one token."""
     readers: dict[tuple[int, ...], list[int]] = {}  # text -> the pairs that are read from it
     for pair, (context, answer) in enumerate(zip(contexts, answers, strict=True)):
         readers.setdefault((*context, *answer[:-1]), []).append(pair)
@@ -175,17 +167,10 @@ def logprobs(model, contexts: Sequence[Tokens], answers: Sequence[Tokens], batch
     return totals
 
 
-# --- sampling --------------------------------------------------------------------------------------------------------
-
-Beginning = tuple[int, tuple[int, ...]]
-"""(index of the context, the answer's first tokens)"""
-
-
 @dataclass(frozen=True)
 class Sampling:
     """``n`` answers to each context, each ended by one of the tokens ``stops`` or by its length. No top-k, no top-p.
-
-    Temperature 1 is the model as it is; RewiredError unless it is above 0."""
+    RewiredError unless the temperature is above 0."""
 
     n: int
     stops: frozenset[int]
@@ -195,7 +180,7 @@ class Sampling:
     def __post_init__(self):
         if not self.temperature > 0:
             raise RewiredError(
-                f"The sampling temperature is {self.temperature}; it must be above 0 (1 is the model as it is)."
+                f"The sampling temperature is {self.temperature}; it must be above 0 (1: the model's own)."
             )
 
 

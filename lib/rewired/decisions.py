@@ -9,7 +9,7 @@ that token cancels. Delta is then the difference of two soft-capped logits at on
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -22,9 +22,6 @@ from rewired.prompts import Labels, Prompt, as_labels, chat, scenario_set
 from rewired.store import read_table
 
 GUARD_TOLERANCE = 1e-3
-
-
-# --- labels as tokens ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,10 @@ def decision_step(tokenizer, labels: Labels | Sequence[str]) -> DecisionStep:
     labels = as_labels(labels)
     cooperate, defect = label_ids(tokenizer, labels.cooperate), label_ids(tokenizer, labels.defect)
     if not one_token_apart(cooperate, defect):
+        tokens = f"{tokenizer.convert_ids_to_tokens(cooperate)} and {tokenizer.convert_ids_to_tokens(defect)}"
         raise RewiredError(
             f"The labels {labels.cooperate!r} and {labels.defect!r} have no single decision step: as tokens they are "
-            f"{tokenizer.convert_ids_to_tokens(cooperate)} and {tokenizer.convert_ids_to_tokens(defect)}, and they "
-            "must be the same but for the last one. Choose a pair such as action1 and action2; `decisions.measure` "
-            "takes any pair."
+            f"{tokens}, and these must be the same but for the last one. Choose a pair such as action1 and action2."
         )
     return DecisionStep(cooperate[:-1], cooperate[-1], defect[-1])
 
@@ -66,16 +62,8 @@ def end_of_turn(tokenizer) -> int:
     return tokenizer.eos_token_id if token in (None, tokenizer.unk_token_id) else token
 
 
-# --- the metric ------------------------------------------------------------------------------------------------------
-
-
 def measure(
-    model,
-    tokenizer,
-    prompts: Sequence[Prompt],
-    batch_size: int = 64,
-    labels: Labels | Sequence[str] | None = None,
-    forms: bool = True,
+    model, tokenizer, prompts: Sequence[Prompt], batch_size: int = 64, labels=None, forms: bool = True
 ) -> pd.DataFrame:
     """One row per prompt: its description and
 
@@ -88,37 +76,8 @@ def measure(
     ``p_defect``      the two-way softmax of delta
     ``legal_mass``    P(cooperate label) + P(defect label)
 
-    ``labels`` asks about another pair than the one the prompts use."""
+    ``labels`` asks about another pair (``Labels`` or two words) than the one the prompts use."""
     pairs = [prompt.labels if labels is None else as_labels(labels) for prompt in prompts]
-    contexts, said = _questions(tokenizer, prompts, pairs, forms)
-    logp = np.zeros((len(prompts), 4 if forms else 2))  # [prompt, cooperate | defect (| the same after a space)]
-    delta_raw, delta_single, delta_forms = np.full((3, len(prompts)), np.nan)
-    for k, raw, capped in answers.answer_logits(model, contexts, said, batch_size):
-        prompt, form = divmod(k, logp.shape[1])
-        logp[prompt, form] = answers.log_probability(capped, said[k])
-        if form == 1:
-            cooperate, defect = said[k - 1], said[k]
-            delta_single[prompt] = (capped[0, defect[-1]] - capped[0, cooperate[-1]]).item()
-            if one_token_apart(cooperate, defect):
-                delta_raw[prompt] = (raw[-1, defect[-1]] - raw[-1, cooperate[-1]]).item()
-    cooperate, defect = logp[:, :2].T  # each [prompt]
-    delta = defect - cooperate
-    if forms:
-        delta_forms = np.logaddexp(defect, logp[:, 3]) - np.logaddexp(cooperate, logp[:, 2])
-    return _describe(prompts, pairs).assign(
-        logp_cooperate=cooperate,
-        logp_defect=defect,
-        delta=delta,
-        delta_raw=delta_raw,
-        delta_forms=delta_forms,
-        delta_single=delta_single,
-        p_defect=np.exp(-np.logaddexp(0.0, -delta)),
-        legal_mass=np.exp(cooperate) + np.exp(defect),
-    )
-
-
-def _questions(tokenizer, prompts: Sequence[Prompt], pairs: Sequence[Labels], forms: bool):
-    """(contexts, answers) as tokens: for each prompt its two labels, and with ``forms`` both again after a space."""
     contexts, said = [], []
     for prompt, pair in zip(prompts, pairs, strict=True):
         words = [pair.cooperate, pair.defect]
@@ -126,28 +85,26 @@ def _questions(tokenizer, prompts: Sequence[Prompt], pairs: Sequence[Labels], fo
             words += [" " + word for word in words]
         contexts += [chat(tokenizer, prompt)] * len(words)
         said += [label_ids(tokenizer, word) for word in words]
-    return contexts, said
-
-
-def _describe(prompts: Sequence[Prompt], pairs: Sequence[Labels]) -> pd.DataFrame:
-    """What was asked: one row per prompt."""
-    rows = []
-    for prompt, pair in zip(prompts, pairs, strict=True):
-        about = {
-            "prompt_id": prompt.id,
-            "scenario": prompt.scenario,
-            "state": prompt.state,
-            "game": prompt.game,
-            "wording": prompt.wording,
-            "matrix": ",".join(map(str, prompt.matrix)),
-            "cooperate_label": pair.cooperate,
-            "defect_label": pair.defect,
-        }
-        rows.append(about | asdict(prompt.arrangement))
-    return pd.DataFrame(rows)
-
-
-# --- sampling --------------------------------------------------------------------------------------------------------
+    logp = np.zeros((len(prompts), 4 if forms else 2))  # [prompt, cooperate | defect (| the same after a space)]
+    delta_raw, delta_single, delta_forms = np.full((3, len(prompts)), np.nan)
+    for k, raw, capped in answers.answer_logits(model, contexts, said, batch_size):
+        i, form = divmod(k, logp.shape[1])
+        logp[i, form] = answers.log_probability(capped, said[k])
+        if form == 1:
+            cooperate, defect = said[k - 1], said[k]
+            delta_single[i] = (capped[0, defect[-1]] - capped[0, cooperate[-1]]).item()
+            if one_token_apart(cooperate, defect):
+                delta_raw[i] = (raw[-1, defect[-1]] - raw[-1, cooperate[-1]]).item()
+    delta = logp[:, 1] - logp[:, 0]
+    if forms:
+        delta_forms = np.logaddexp(logp[:, 1], logp[:, 3]) - np.logaddexp(logp[:, 0], logp[:, 2])
+    table = pd.DataFrame([prompt.about(pair) for prompt, pair in zip(prompts, pairs, strict=True)])
+    table["logp_cooperate"], table["logp_defect"] = logp[:, 0], logp[:, 1]
+    table["delta"], table["delta_raw"] = delta, delta_raw
+    table["delta_forms"], table["delta_single"] = delta_forms, delta_single
+    table["p_defect"] = np.exp(-np.logaddexp(0.0, -delta))
+    table["legal_mass"] = np.exp(logp[:, 0]) + np.exp(logp[:, 1])
+    return table
 
 
 def read_move(answer: str, labels: Labels) -> str | None:
@@ -171,8 +128,7 @@ def sample(
     how = answers.Sampling(n, stops, temperature, max_new_tokens)
     likely = []  # a legal answer needs no more forward passes than these
     for i, prompt in enumerate(prompts):
-        for word in (prompt.labels.cooperate, prompt.labels.defect):
-            likely.append((i, label_ids(tokenizer, word)))
+        likely += [(i, label_ids(tokenizer, word)) for word in (prompt.labels.cooperate, prompt.labels.defect)]
     contexts = [chat(tokenizer, prompt) for prompt in prompts]
     drawn = answers.sample(model, contexts, how, torch.Generator().manual_seed(seed), likely)
     frames = []
@@ -183,9 +139,6 @@ def sample(
         frame["move"] = [read_move(answer, prompt.labels) for answer in frame["answer"]]
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
-
-
-# --- the guard -------------------------------------------------------------------------------------------------------
 
 
 def guard(variants: Variants, variant: str, seed: int, forms: bool = False) -> pd.DataFrame:

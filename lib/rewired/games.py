@@ -42,8 +42,7 @@ def _game(name: str, title: str, cc, cd, dc, dd) -> Game:
 def dilemma(reward: int, sucker: int, temptation: int, punishment: int) -> Game:
     """A symmetric game from its four payoffs R, S, T, P: CC pays (R, R), CD (S, T), DC (T, S), DD (P, P).
 
-    Raises RewiredError unless T > R > P > S, the order that makes it a prisoner's dilemma.
-    """
+    Raises RewiredError unless T > R > P > S, the order that makes it a prisoner's dilemma."""
     if not temptation > reward > punishment > sucker:
         raise RewiredError(
             f"The matrix R, S, T, P = {reward}, {sucker}, {temptation}, {punishment} is not a prisoner's dilemma: "
@@ -57,15 +56,10 @@ GAMES: dict[str, Game] = {
     game.name: game
     for game in (
         dilemma(3, 0, 4, 1),
-        # what pays: to cooperate together, but only together
-        _game("stag_hunt", "Stag Hunt", (4, 4), (0, 3), (3, 0), (1, 1)),
-        # what pays: to defect alone; together it is the disaster
-        _game("chicken", "Chicken", (2, 2), (1, 4), (4, 1), (0, 0)),
-        # what pays: to do the same, though each prefers another outcome
-        _game("bach_stravinsky", "Bach or Stravinsky", (3, 2), (0, 0), (0, 0), (2, 3)),
-        # what pays: to defect together
+        _game("stag_hunt", "Stag Hunt", (4, 4), (0, 3), (3, 0), (1, 1)),  # cooperation pays, but only together
+        _game("chicken", "Chicken", (2, 2), (1, 4), (4, 1), (0, 0)),  # to defect together is the disaster
+        _game("bach_stravinsky", "Bach or Stravinsky", (3, 2), (0, 0), (0, 0), (2, 3)),  # to do the same pays
         _game("defective_coordination", "Defective Coordination", (1, 1), (0, 0), (0, 0), (4, 4)),
-        # what pays: that one cooperates, better the other
         _game("volunteer", "Volunteer's Dilemma", (3, 3), (1, 4), (4, 1), (0, 0)),
     )
 }
@@ -168,9 +162,6 @@ def utilitarian(turn: Turn) -> float:
 def hybrid(turn: Turn) -> float:
     """The own payoff, minus 3 for betraying a displayed cooperator."""
     return turn.payoffs[0] + deontological(turn)
-
-
-# --- look-ups that fail clearly --------------------------------------------------------------------------------------
 
 
 def get_game(name: str) -> Game:

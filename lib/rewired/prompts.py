@@ -7,8 +7,8 @@ which row comes first, which label means cooperation) is a parameter, so that it
 """
 
 import string
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -23,7 +23,7 @@ CANONICAL = (3, 0, 4, 1)
 SCENARIOS = ("CC_continue", "CC_temptation", "CD_punished", "DC_exploited", "DD_trapped")
 HELD_OUT_FILE = Path(__file__).resolve().parents[2] / "config" / "heldout.yaml"
 
-_ANSWER = "Answer only with {answer_first} or {answer_second}, no other words. Your answer:"
+_CLOSING = "{temptation}\n{question} Answer only with {answer_first} or {answer_second}, no other words. Your answer:"
 _TEMPTATION = " Note that with {label} you would have got {gained} points and not {usual}."
 
 WORDINGS = {
@@ -34,29 +34,25 @@ WORDINGS = {
         "player. Your points come first.\n"
         "| | {column_1} | {column_2} |\n| {row_1} | {cell_11} | {cell_12} |\n| {row_2} | {cell_21} | {cell_22} |\n"
         "In the last round you chose {own_move} and the other player chose {other_move}. "
-        "You got {own_points} points and the other player got {other_points} points.{temptation}\n"
-        "{question} "
+        "You got {own_points} points and the other player got {other_points} points."
     ),
     # payoffs told in sentences, with a friend
     "prose": (
         "You and your friend play a game. Each of you picks {listed_first} or {listed_second}. "
         "{sentence_1} {sentence_2} {sentence_3} {sentence_4} "
         "Last time you picked {own_move} and your friend picked {other_move}. "
-        "You got {own_points} points and your friend got {other_points} points.{temptation}\n"
-        "{question} "
+        "You got {own_points} points and your friend got {other_points} points."
     ),
     # a shared flat; no payoffs, the labels' meaning in words
     "story": (
         "You share a flat with your friend. Each week both of you can help to clean the flat or leave the mess. "
-        "{meaning_1} {meaning_2} Last week you chose {own_move} and your friend chose {other_move}.{temptation}\n"
-        "{question} "
+        "{meaning_1} {meaning_2} Last week you chose {own_move} and your friend chose {other_move}."
     ),
     # the game by its name, no matrix
     "named": (
         "You play the Prisoner's Dilemma with another player. {meaning_1} {meaning_2} "
         "In the last round you chose {own_move} and the other player chose {other_move}. "
-        "You got {own_points} points and the other player got {other_points} points.{temptation}\n"
-        "{question} "
+        "You got {own_points} points and the other player got {other_points} points."
     ),
 }
 _QUESTION = {
@@ -105,26 +101,18 @@ def as_labels(pair: Labels | Sequence[str]) -> Labels:
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What comes first: cooperation, or where swapped defection.
-
-    ``listing_swapped``  where the options are introduced (in a story: where their meaning is told)
-    ``answer_swapped``   where the answer format is given
-    ``rows_swapped``, ``columns_swapped``  in the table (in prose: in the order of the sentences)"""
+    """What comes first: cooperation, or where swapped defection. ``listing`` is where the options are introduced, or
+    their meaning; ``answer`` is the answer format; ``rows`` and ``columns`` are the table's, or order the sentences."""
 
     listing_swapped: bool = False
     answer_swapped: bool = False
     rows_swapped: bool = False
     columns_swapped: bool = False
 
-    @property
-    def cells(self) -> list[str]:
-        """(own, other's) move of the table's cells in reading order, without swaps CC, CD, DC, DD."""
-        return [own + other for own in order(self.rows_swapped) for other in order(self.columns_swapped)]
-
-
-def order(swapped: bool) -> str:
-    """The moves in the order in which they are named: ``"CD"``, or ``"DC"`` if swapped."""
-    return "DC" if swapped else "CD"
+    def orders(self) -> tuple[str, str, str, str]:
+        """The two moves in the order of listing, answer, rows and columns, each ``"CD"`` or ``"DC"``."""
+        listing, answer, rows, columns = ("DC" if swapped else "CD" for swapped in astuple(self))
+        return listing, answer, rows, columns
 
 
 @dataclass(frozen=True)
@@ -143,73 +131,54 @@ class Prompt:
     scenario: str | None = None
     spans: tuple[tuple[str, int, int], ...] = ()
 
+    def about(self, labels: Labels) -> dict[str, object]:
+        """The description that tables give, when it is asked about these labels."""
+        names = {"prompt_id": self.id, "scenario": self.scenario, "state": self.state, "game": self.game}
+        told = {"wording": self.wording, "matrix": ",".join(map(str, self.matrix))}
+        words = {"cooperate_label": labels.cooperate, "defect_label": labels.defect}
+        return names | told | words | asdict(self.arrangement)
 
-# --- one wording, one function ---------------------------------------------------------------------------------------
 
 Fields = dict[str, tuple[str, str]]
 """field of a template -> (role of its words, the words)"""
 
 
-def _table_fields(game: Game, labels: Labels, arrangement: Arrangement) -> Fields:
-    """A table: the own moves down, the other's across, and in each cell both players' points."""
-    fields: Fields = {}
-    for k, cell in enumerate(arrangement.cells):
-        row, column = k // 2 + 1, k % 2 + 1
-        own, other = cell
-        x, y = game.points(own, other)
-        fields[f"row_{row}"] = (f"row_{row}", labels.of(own))
-        fields[f"column_{column}"] = (f"column_{column}", labels.of(other))
-        fields[f"cell_{row}{column}"] = (f"payoff_{cell}", f"{x},{y}")
-    return fields
-
-
-def _sentence_fields(game: Game, labels: Labels, arrangement: Arrangement) -> Fields:
-    """Four sentences, one a cell of the table."""
-    fields: Fields = {}
-    for k, cell in enumerate(arrangement.cells, 1):
-        own, other = cell
-        x, y = game.points(own, other)
-        sentence = _SENTENCE.format(a=labels.of(own), b=labels.of(other), x=x, y=y)
-        fields[f"sentence_{k}"] = (f"payoff_{cell}", sentence)
-    return fields
-
-
-def _meaning_fields(meanings: Mapping[str, str], labels: Labels, arrangement: Arrangement) -> Fields:
-    """What the two labels mean, in words."""
-    fields: Fields = {}
-    for k, move in enumerate(order(arrangement.listing_swapped), 1):
-        fields[f"meaning_{k}"] = (f"meaning_{k}", meanings[move].format(label=labels.of(move)))
-    return fields
-
-
 def _common_fields(state: str, game: Game, labels: Labels, arrangement: Arrangement) -> Fields:
     """What every wording has: the options, the last round, and the answer format."""
-    own, other = state
-    x, y = game.points(own, other)
-    listed, answers = order(arrangement.listing_swapped), order(arrangement.answer_swapped)
-    words = {
-        "listed_first": labels.of(listed[0]),
-        "listed_second": labels.of(listed[1]),
-        "answer_first": labels.of(answers[0]),
-        "answer_second": labels.of(answers[1]),
-        "own_move": labels.of(own),
-        "other_move": labels.of(other),
-        "own_points": str(x),
-        "other_points": str(y),
-    }
-    return {role: (role, text) for role, text in words.items()}
+    points = game.points(*state)
+    listing, answer, _, _ = arrangement.orders()
+    fields: Fields = {}
+    for field, move in zip(("listed_first", "listed_second"), listing, strict=True):
+        fields[field] = (field, labels.of(move))
+    for field, move in zip(("answer_first", "answer_second"), answer, strict=True):
+        fields[field] = (field, labels.of(move))
+    for who, move, paid in zip(("own", "other"), state, points, strict=True):
+        fields[f"{who}_move"] = (f"{who}_move", labels.of(move))
+        fields[f"{who}_points"] = (f"{who}_points", str(paid))
+    return fields
+
+
+def _payoff_fields(game: Game, labels: Labels, arrangement: Arrangement) -> Fields:
+    """The payoffs as a table (own moves down, the other's across), and as one sentence a cell."""
+    _, _, rows, columns = arrangement.orders()
+    fields: Fields = {}
+    for i, own in enumerate(rows, 1):
+        fields[f"row_{i}"] = (f"row_{i}", labels.of(own))
+        fields[f"column_{i}"] = (f"column_{i}", labels.of(columns[i - 1]))
+        for j, other in enumerate(columns, 1):
+            role, (x, y) = f"payoff_{own}{other}", game.points(own, other)
+            fields[f"cell_{i}{j}"] = (role, f"{x},{y}")
+            sentence = _SENTENCE.format(a=labels.of(own), b=labels.of(other), x=x, y=y)
+            fields[f"sentence_{2 * i + j - 2}"] = (role, sentence)
+    return fields
 
 
 def fill(template: str, fields: Fields) -> tuple[str, tuple[tuple[str, int, int], ...]]:
-    """The template with its fields filled, and where each role landed: (role, start, end) in characters.
-
-    Fields without words leave no span."""
+    """The template with its fields filled, and where each role landed: (role, start, end) in characters."""
     text, spans = "", []
     for literal, name, _, _ in string.Formatter().parse(template):
+        role, words = fields[name] if name is not None else ("", "")
         text += literal
-        if name is None:
-            continue
-        role, words = fields[name]
         if words:
             spans.append((role, len(text), len(text) + len(words)))
         text += words
@@ -235,34 +204,21 @@ def build(
         raise choice("wording", wording, WORDINGS)
     game, labels = game or dilemma(*CANONICAL), as_labels(labels)
     fields = _common_fields(state, game, labels, arrangement)
-    if wording == "structured":
-        fields |= _table_fields(game, labels, arrangement)
-    elif wording == "prose":
-        fields |= _sentence_fields(game, labels, arrangement)
+    if wording in _MEANING:
+        for k, move in enumerate(arrangement.orders()[0], 1):
+            fields[f"meaning_{k}"] = (f"meaning_{k}", _MEANING[wording][move].format(label=labels.of(move)))
     else:
-        fields |= _meaning_fields(_MEANING[wording], labels, arrangement)
+        fields |= _payoff_fields(game, labels, arrangement)
     fields["question"] = ("question", _QUESTION[wording])
     fields["temptation"] = ("temptation", "")
     if temptation:
         gained, usual = game.points("D", "C")[0], game.points("C", "C")[0]
         fields["temptation"] = ("temptation", _TEMPTATION.format(label=labels.defect, gained=gained, usual=usual))
-    text, spans = fill(WORDINGS[wording] + _ANSWER, fields)
+    text, spans = fill(WORDINGS[wording] + _CLOSING, fields)
     matrix = tuple(game.payoffs[cell][0] for cell in STATES)  # R, S, T, P
     swaps = "".join("01"[swapped] for swapped in astuple(arrangement))
-    return Prompt(
-        id=id or f"{state}-{wording}-{swaps}-{''.join(map(str, matrix))}",
-        text=text,
-        state=state,
-        game=game.name,
-        matrix=matrix,
-        wording=wording,
-        labels=labels,
-        arrangement=arrangement,
-        spans=spans,
-    )
-
-
-# --- sets of prompts -------------------------------------------------------------------------------------------------
+    id = id or f"{state}-{wording}-{swaps}-{''.join(map(str, matrix))}"
+    return Prompt(id, text, state, game.name, matrix, wording, labels, arrangement, spans=spans)
 
 
 @cache
@@ -277,38 +233,28 @@ def held_out_matrices() -> list[tuple[int, int, int, int]]:
     return [tuple(m) for m in held_out()["matrices"]["prisoners_dilemma"]]
 
 
-# wording, matrix (0 = the study's, 1 and 2 = held out), listing, answer, rows, columns swapped.
-# The first three are the study's variants v0, v1, v2: there v0 and v1 came out byte for byte equal, here they differ.
-_SCENARIO_GRID = (
-    ("structured", 0, 1, 1, 0, 0),
-    ("structured", 0, 1, 0, 0, 0),
-    ("structured", 0, 0, 0, 0, 0),
-    ("structured", 1, 0, 1, 1, 0),
-    ("structured", 2, 1, 0, 0, 1),
-    ("prose", 0, 0, 1, 0, 1),
-    ("prose", 1, 1, 0, 1, 0),
-    ("prose", 2, 0, 0, 1, 1),
-    ("story", 0, 0, 1, 0, 0),
-    ("story", 0, 1, 0, 0, 0),
-    ("named", 0, 1, 1, 0, 0),
-    ("named", 1, 0, 0, 0, 0),
-)
+# Matrix (0 = the study's, 1 and 2 = held out), and whether listing, answer, rows and columns are swapped. The first
+# three are the study's variants v0, v1, v2: there v0 and v1 came out byte for byte equal, here they differ.
+_SCENARIO_GRID = {
+    "structured": ((0, 1, 1, 0, 0), (0, 1, 0, 0, 0), (0, 0, 0, 0, 0), (1, 0, 1, 1, 0), (2, 1, 0, 0, 1)),
+    "prose": ((0, 0, 1, 0, 1), (1, 1, 0, 1, 0), (2, 0, 0, 1, 1)),
+    "story": ((0, 0, 1, 0, 0), (0, 1, 0, 0, 0)),
+    "named": ((0, 1, 1, 0, 0), (1, 0, 0, 0, 0)),
+}
 
 
 def scenario_set(labels: Labels | Sequence[str] = ("action1", "action2"), per_scenario: int = 12) -> list[Prompt]:
     """The 60 evaluation prompts, all distinct: twelve for each scenario, over four wordings and three matrices.
 
-    ``per_scenario`` keeps the first of each scenario only. The study's fifteen come first: ``CC_continue/v0`` …
-    ``DD_trapped/v2``. RewiredError for a number of prompts that no scenario has."""
-    if not 1 <= per_scenario <= len(_SCENARIO_GRID):
-        raise RewiredError(
-            f"per_scenario is {per_scenario}; a scenario has {len(_SCENARIO_GRID)} prompts. Choose 1 to "
-            f"{len(_SCENARIO_GRID)}."
-        )
+    ``per_scenario`` takes the first of each only: the study's fifteen are ``CC_continue/v0`` … ``DD_trapped/v2``.
+    RewiredError for a number of prompts that no scenario has."""
+    grid = [(wording, *row) for wording, rows in _SCENARIO_GRID.items() for row in rows]
+    if not 1 <= per_scenario <= len(grid):
+        raise RewiredError(f"per_scenario is {per_scenario}, and a scenario has 12 prompts. Choose 1 to 12.")
     matrices = [CANONICAL, *held_out_matrices()[:2]]
     prompts = []
     for scenario in SCENARIOS:
-        for k, (wording, m, *swaps) in enumerate(_SCENARIO_GRID[:per_scenario]):
+        for k, (wording, m, *swaps) in enumerate(grid[:per_scenario]):
             tempted = scenario == "CC_temptation"
             name = f"{scenario}/{'v' if k < 3 else 'x'}{k}"
             arrangement = Arrangement(*map(bool, swaps))
@@ -339,8 +285,8 @@ def held_out_set(
 
 
 def training_prompt(state: str, rng, matrices: Sequence[Sequence[int]], wordings: Sequence[str], labels) -> Prompt:
-    """A prompt for one decision of an RL game: matrix, wording and the four arrangements drawn by ``rng`` (a numpy
-    Generator). Raises RewiredError for a matrix that is held out."""
+    """A prompt for one decision of an RL game: matrix, wording and arrangement drawn by ``rng``, a numpy Generator.
+    Raises RewiredError for a matrix that is held out."""
     matrix = tuple(matrices[int(rng.integers(len(matrices)))])
     if matrix in held_out_matrices():
         raise RewiredError(
@@ -356,7 +302,6 @@ def chat(tokenizer, prompt: "Prompt | str") -> list[int]:
     """Token ids of the prompt as one user turn in the tokenizer's chat template, with the cue for the model's turn
     and exactly one beginning-of-sequence token."""
     text = prompt.text if isinstance(prompt, Prompt) else prompt
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-    )
+    message = {"role": "user", "content": text}
+    rendered = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
     return tokenizer(rendered, add_special_tokens=False)["input_ids"]
