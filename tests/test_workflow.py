@@ -15,47 +15,64 @@ import time
 from pathlib import Path
 
 import pytest
+from chapters import CHAPTERS, ROOT, read_by
 
-ROOT = Path(__file__).resolve().parents[1]
+from rewired import profiles
+from rewired.errors import RewiredError
+
 sys.path.insert(0, str(ROOT / "tools"))
-import stale  # noqa: E402
+import book
+import stale
 
+# The jobs' `python -m rewired` starts with the package; there `sys.argv[0]` is "-m", and nothing else is imported.
 STAND_IN = """
-import json, re, sys
+import json, sys
 from pathlib import Path
-arguments = sys.argv[1:]
-notebook, out = Path(arguments[1]), Path(arguments[3])
-given = dict(a.split("=", 1) for a in arguments if "=" in a)
-results = Path("results") / given["profile"]
-if notebook.name == "train.ipynb":
-    run = results / "runs" / f"{given['variant']}-{given['seed']}"
-    names = "run.json log.parquet decisions.parquet policy.parquet".split()
-    files = [run / name for name in names]
-    files += [run / "adapter" / name for name in ("adapter_config.json", "adapter_model.safetensors")]
-elif notebook.name == "patch_pair.ipynb":
-    pair = "{source}-{source_seed}-to-{target}-{target_seed}".format(**given)
-    names = "patches controls sets circuits attribution_patching".split()
-    files = [results / "pairs" / pair / f"{name}.parquet" for name in names]
-else:
-    code = "".join("".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"])
-    files = [results / "tables" / f"{t}.parquet" for t in re.findall(r'TABLES / "([^"]+)[.]parquet"', code)]
-for file in [*files, out]:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("done")
-with open("ran.txt", "a") as log:
-    log.write(out.stem + "\\n")
+
+def stand_in(arguments):
+    notebook, out = Path(arguments[1]), Path(arguments[3])
+    given = dict(a.split("=", 1) for a in arguments if "=" in a)
+    results = Path("results") / given["profile"]
+    if notebook.name == "train.ipynb":
+        run = results / "runs" / f"{given['variant']}-{given['seed']}"
+        names = "run.json log.parquet decisions.parquet policy.parquet".split()
+        files = [run / name for name in names]
+        files += [run / "adapter" / name for name in ("adapter_config.json", "adapter_model.safetensors")]
+    elif notebook.name == "patch_pair.ipynb":
+        pair = "{source}-{source_seed}-to-{target}-{target_seed}".format(**given)
+        names = "patches controls sets circuits attribution_patching".split()
+        files = [results / "pairs" / pair / f"{name}.parquet" for name in names]
+    else:
+        about = json.loads(notebook.read_text())["metadata"]["rewired"]
+        files = [results / "tables" / f"{table}.parquet" for table in about["writes"]]
+    for file in [*files, out]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("done")
+    with open("ran.txt", "a") as log:
+        log.write(" ".join([out.stem, *(a for a in arguments[4:] if a != "-p")]) + "\\n")
+
+if sys.argv[0] == "-m":
+    stand_in(sys.argv[1:])
+    raise SystemExit
 """
 SITE = """
 from pathlib import Path
 Path("_build/html").mkdir(parents=True, exist_ok=True)
 Path("_build/html/.built").touch()
 """
-CHAPTERS = {"01_pocket", "02_training", "03_prompts", "04_decisions", "05_behaviour"}
-CHAPTERS |= {"06_logit_lens", "07_attribution", "08_patching", "09_attention", "10_interactions", "11_weights"}
-CHAPTERS |= {"13_synthesis", "14_traps", "15_verdicts"}
-USING_RUNS = CHAPTERS - {"01_pocket"}
+ALL = set(CHAPTERS)
+USING_RUNS = {name for name, chapter in CHAPTERS.items() if "runs" in chapter.needs}
+USING_PAIRS = {name for name, chapter in CHAPTERS.items() if "pairs" in chapter.needs}
 RUNS = {f"{variant}-1" for variant in ("strategic", "deontological", "utilitarian", "hybrid")}
 PAIRS = {"deontological-1-to-utilitarian-1"}
+
+
+def following(*names: str) -> set[str]:
+    """These chapters and those that read their tables, directly or not."""
+    reached = set(names)
+    while more := {name for name in ALL - reached if reached & set(read_by(name))}:
+        reached |= more
+    return reached
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +85,10 @@ def repository(tmp_path_factory):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "_static"))
     (folder / "models" / "pocket").mkdir(parents=True)
     (folder / "models" / "pocket" / "config.json").write_text("{}")
-    (folder / "lib" / "rewired" / "__main__.py").write_text(STAND_IN)
+    package = folder / "lib" / "rewired" / "__init__.py"
+    package.write_text(STAND_IN + package.read_text())
     (folder / "tools" / "build_site.py").write_text(SITE)
-    assert built(folder) == RUNS | PAIRS | CHAPTERS
+    assert built(folder) == RUNS | PAIRS | ALL
     return folder
 
 
@@ -85,7 +103,12 @@ def built(folder: Path, *options: str) -> set[str]:
     (folder / "ran.txt").unlink(missing_ok=True)
     done = subprocess.run(**command(folder, *options), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return set((folder / "ran.txt").read_text().split()) if (folder / "ran.txt").exists() else set()
+    return {line.split()[0] for line in ran(folder)}
+
+
+def ran(folder: Path) -> list[str]:
+    """One line a notebook that the last build executed: its name and its parameters."""
+    return (folder / "ran.txt").read_text().splitlines() if (folder / "ran.txt").exists() else []
 
 
 def edited(file: Path, old: str, new: str):
@@ -94,60 +117,87 @@ def edited(file: Path, old: str, new: str):
     file.write_text(text.replace(old, new, 1))
 
 
-def test_nothing_changed_nothing_runs(repository):
-    assert built(repository) == set()
+def test_chapters_get_their_quick_parameters(repository):
+    """In a quick profile; what the profile gives a chapter wins. The second build shows that no other is touched."""
+    attention = CHAPTERS["attention"].ci
+    assert attention["few"] != 2
+    assert built(repository, "--set", "chapters={attention:{few:2}}") == following("attention")
+    (line,) = (line for line in ran(repository) if line.startswith("attention "))
+    parameters = attention | {"few": 2}
+    assert all(f"{key}={json.dumps(value)}" in line for key, value in parameters.items())
+    assert built(repository) == following("attention")
+    (line,) = (line for line in ran(repository) if line.startswith("attention "))
+    assert f"few={attention['few']}" in line
 
 
 def test_a_parameter_repeats_what_reads_it(repository):
-    following = {"04_decisions", "14_traps", "15_verdicts"}  # traps and verdicts read chapter 4's tables
-    assert built(repository, "--set", "decisions.samples=7") == following
-    assert built(repository) == following
+    assert built(repository, "--set", "decisions.samples=7") == following("decisions")
+    assert built(repository) == following("decisions")
     more = built(repository, "--set", "training.seeds=[1, 2]".replace(" ", ""))
-    assert more == {run.replace("-1", "-2") for run in RUNS} | USING_RUNS
+    assert more == {run.replace("-1", "-2") for run in RUNS} | following(*USING_RUNS)
+    assert built(repository) == following(*USING_RUNS), "nothing is trained again"
 
 
 def test_a_training_parameter_retrains(repository):
     profile = repository / "config" / "ci.yaml"
     edited(profile, "training:\n", "training:\n  kl: 0.123\n")
-    assert built(repository) == RUNS | PAIRS | USING_RUNS
+    assert built(repository) == RUNS | PAIRS | following(*USING_RUNS)
 
 
 def test_an_edit_repeats_what_it_can_change(repository):
     library = repository / "lib" / "rewired"
     (library / "plots.py").write_text((library / "plots.py").read_text() + "\nMORE = 1\n")
-    assert built(repository) == CHAPTERS, "plots retrains nothing and patches no pair"
+    assert built(repository) == ALL, "plots retrains nothing and patches no pair"
     (library / "games.py").write_text((library / "games.py").read_text() + "\n# a remark\n")
     assert built(repository) == set(), "a comment changes nothing"
     source = (library / "games.py").read_text()
     body = re.search(r'@reward\(\s*"utilitarian".*?\n    return ([^\n]+)', source, re.S)
     edited(library / "games.py", f"return {body[1]}", f"return 2 * ({body[1]})")
-    assert built(repository) == {"utilitarian-1"} | PAIRS | CHAPTERS, "an edited reward retrains its variant"
+    again = built(repository)
+    assert again >= {"utilitarian-1"} | PAIRS | following(*USING_RUNS), "an edited reward retrains its variant"
+    assert not again & (RUNS - {"utilitarian-1"}), "and no other"
 
 
 def test_prose_of_a_notebook_repeats_that_notebook_and_no_training(repository):
-    for name in ("notebooks/03_prompts.ipynb", "notebooks/runs/train.ipynb"):
+    for name in (str(CHAPTERS["prompts"].notebook), "notebooks/runs/train.ipynb"):
         content = json.loads((repository / name).read_text())
         prose = next(cell for cell in content["cells"] if cell["cell_type"] == "markdown")
         prose["source"] = "# Another title"
         (repository / name).write_text(json.dumps(content))
-    assert built(repository) == {"03_prompts"}
+    assert built(repository) == following("prompts")
 
 
 def test_a_claim_repeats_the_verdicts(repository):
-    edited(repository / "book" / "claims.yaml", "the four variants separate", "four variants separate")
-    assert built(repository) == {"15_verdicts"}
+    claims = repository / "book" / "claims.yaml"
+    claims.write_text(claims.read_text() + "\n# a remark\n")
+    assert built(repository) == {name for name, chapter in CHAPTERS.items() if "book/claims.yaml" in chapter.files}
 
 
 def test_a_lost_result_is_made_again(repository):
-    (repository / "results" / "ci" / "tables" / "03_prompts.parquet").unlink()
-    assert built(repository) == {"03_prompts"}
+    (repository / "results" / "ci" / "tables" / "prompts.parquet").unlink()
+    assert built(repository) == following("prompts")
+
+
+def test_one_part_is_built_with_what_it_reads(repository):
+    """A chapter of another part that reads a table of the study: the part is built with that chapter, and no more."""
+    (repository / "notebooks" / "motives").mkdir()
+    stored = json.loads((repository / CHAPTERS["prompts"].notebook).read_text())
+    stored["metadata"]["rewired"] = {"reads": ["pocket"], "writes": ["entangled"]}
+    (repository / "notebooks" / "motives" / "entangled.ipynb").write_text(json.dumps(stored))
+    (repository / "results" / "ci" / "tables" / "pocket.parquet").unlink()
+    (repository / "results" / "ci" / "tables" / "prompts.parquet").unlink()
+    assert built(repository, "--parts", "motives") == {"pocket", "entangled"}
+    assert (repository / "results" / "ci" / "notebooks" / "motives" / "entangled.ipynb").is_file()
+    assert built(repository, "--parts", "study") == following("prompts", "pocket") - {"pocket"}
+    shutil.rmtree(repository / "notebooks" / "motives")
+    assert built(repository) == set()
 
 
 def test_what_a_killed_build_left_is_no_obstacle(repository):
     locks = repository / ".snakemake" / "locks"
     locks.mkdir(exist_ok=True)
-    (locks / "0.input.lock").write_text("notebooks/01_pocket.ipynb\n")
-    (locks / "0.output.lock").write_text("results/ci/notebooks/01_pocket.ipynb\n")
+    (locks / "0.input.lock").write_text("notebooks/study/pocket.ipynb\n")
+    (locks / "0.output.lock").write_text("results/ci/notebooks/study/pocket.ipynb\n")
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
     unburied = subprocess.Popen([sys.executable, "-c", ""])  # ended, but nobody has asked how
     time.sleep(1)
@@ -175,36 +225,98 @@ def test_a_second_build_waits_for_the_first(repository):
     assert second.returncode == 0
 
 
+# --- refusals --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "word"),
+    [
+        ("training.variants=[kantian]", "'kantian'"),
+        ("training.first_reward=greed training.first_episodes=4", "'greed'"),
+        ("training.first_reward=strategic", "first_episodes"),
+        ("prompts.game=poker", "'poker'"),
+        ("training.opponent=nobody", "'nobody'"),
+        ("training.wordings=[rhyme]", "'rhyme'"),
+        ("patching.pairs=[[strategic,kantian]]", "'kantian'"),
+        ("patching.seed=7", "'7'"),
+        ("prompts.labels=[go,gone]", "go"),
+        ("chapters={none:{}}", "'none'"),
+    ],
+)
+def test_a_bad_profile_is_refused(override, word):
+    with pytest.raises(RewiredError) as refused:
+        book.check(profiles.load("ci", override.split()))
+    assert word in str(refused.value) and "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
         (["--profile", "nothing"], "'nothing'"),
-        (["--set", "training.variants=[kantian]"], "'kantian'"),
-        (["--set", "training.first_reward=greed training.first_episodes=4"], "'greed'"),
-        (["--set", "training.first_reward=strategic"], "first_episodes"),
-        (["--set", "prompts.game=poker"], "'poker'"),
-        (["--set", "training.opponent=nobody"], "'nobody'"),
-        (["--set", "training.wordings=[rhyme]"], "'rhyme'"),
-        (["--set", "patching.pairs=[[strategic,kantian]]"], "'kantian'"),
         (["--set", "patching.seed=7"], "'7'"),
-        (["--set", "prompts.labels=[go,gone]"], "go"),
-        (["--set", "chapters={99_none:{}}"], "'99_none'"),
+        (["--parts", "studdy"], "Did you mean 'study'"),
     ],
 )
-def test_a_bad_profile_stops_before_anything_starts(repository, options, word):
-    done = subprocess.run(**command(repository, *options), capture_output=True, text=True)
-    assert done.returncode == 2 and word in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+def test_a_refusal_stops_before_anything_starts(options, word, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["book.py", "--profile", "ci", *options])
+    monkeypatch.setattr(book, "own_the_folder", lambda: pytest.fail("the build began"))
+    assert book.main() == 2
+    told = capsys.readouterr().err.strip()
+    assert word in told and len(told.splitlines()) == 1
 
 
-# --- staleness, in detail ------------------------------------------------------------------------------------------
+# --- staleness, in detail --------------------------------------------------------------------------------------------
 
 
 def test_imports_are_followed():
     names = {file.stem for file in stale.closure([ROOT / "notebooks" / "runs" / "train.ipynb"], ROOT)}
-    assert {"training", "models", "decisions", "prompts", "games", "profiles", "errors"} <= names
-    assert "plots" not in names
+    assert {"reinforce", "lora", "models", "decisions", "prompts", "games", "profiles", "errors", "execute"} <= names
+    assert not {"plots", "notebook"} & names, "a figure retrains nothing"
     data = {f.name for file in stale.closure([ROOT / "lib/rewired/prompts.py"], ROOT) for f in stale._data(file, ROOT)}
     assert "heldout.yaml" in data
+
+
+def library(root: Path, **modules: str) -> Path:
+    """A ``lib/`` with these modules; ``a__b`` is the module b of the package a. Returns the package rewired."""
+    for name, text in modules.items():
+        file = root / "lib" / f"{name.replace('__', '/')}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (file.parent / "__init__.py").touch()
+        file.write_text(text)
+    return root / "lib" / "rewired"
+
+
+def reached(file: Path, root: Path) -> set[str]:
+    return {str(found.relative_to(root / "lib")) for found in stale.closure([file], root)} - {"rewired/__init__.py"}
+
+
+def test_a_package_passes_on_only_what_is_asked_of_it(tmp_path):
+    package = library(
+        tmp_path,
+        rewired__one="ONE = 1",
+        rewired__two="from corpora import words\nTWO = 2",
+        rewired__deep__three="def f():\n    from rewired import one",
+        corpora__words="",
+        rewired__a="from rewired import ONE",
+        rewired__b="import rewired\nrewired.TWO",
+        rewired__c="from rewired.deep import three",
+        rewired__d="import numpy",
+    )
+    (package / "__init__.py").write_text("from rewired.one import ONE\nfrom rewired.two import TWO\n")
+    assert reached(package / "a.py", tmp_path) == {"rewired/a.py", "rewired/one.py"}
+    corpora = {"corpora/__init__.py", "corpora/words.py"}
+    assert reached(package / "b.py", tmp_path) == {"rewired/b.py", "rewired/two.py"} | corpora
+    deep = {"rewired/deep/__init__.py", "rewired/deep/three.py"}
+    assert reached(package / "c.py", tmp_path) == {"rewired/c.py", "rewired/one.py"} | deep
+    assert reached(package / "d.py", tmp_path) == {"rewired/d.py"}
+
+
+def test_a_chapter_without_runs_does_not_depend_on_which_there_are():
+    """Every chapter's object knows the runs; the lists count for chapters that need them or ask it for them."""
+    lists = {"training.variants", "training.seeds"}
+    assert lists <= stale.chapter_reads(ROOT / CHAPTERS["decisions"].notebook, ["runs"], ROOT)
+    assert not lists & stale.chapter_reads(ROOT / CHAPTERS["pocket"].notebook, [], ROOT)
+    assert lists <= stale.chapter_reads(ROOT / CHAPTERS["decisions"].notebook, [], ROOT), "it names them"
 
 
 def test_a_run_depends_on_the_rewards_that_pay_it(tmp_path):
@@ -236,14 +348,8 @@ def test_keys_are_found_by_use(tmp_path):
     (package / "one.py").write_text("def f(p):\n    from rewired import two\n    return p.training.kl + two.g(p)\n")
     (package / "two.py").write_text('"""Doc."""\ndef g(profile):\n    d = profile.decisions\n    return profile.seed\n')
     found = stale.reads([package / "one.py"], tmp_path)
-    assert found == {
-        "threads",
-        "training.kl",
-        "seed",
-        "decisions.batch_size",
-        "decisions.samples",
-        "decisions.temperature",
-    }
+    sizes = {"decisions.batch_size", "decisions.samples", "decisions.temperature"}
+    assert found == {"threads", "training.kl", "seed"} | sizes
     before = stale.code_hash([package / "one.py"], tmp_path)
     (package / "two.py").write_text(
         '"""Another."""\n\n\ndef g(profile):  # why\n    d = profile.decisions\n    return profile.seed\n'

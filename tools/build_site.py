@@ -7,15 +7,20 @@ that a link to ``notebooks/…`` resolves on the page as it does in the reposito
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import registry
 import yaml
 
 from rewired.profiles import ROOT
 from rewired.store import atomic_dir
+
+SCRAP = "application/papermill.record/"
+"""What marks an output as glued."""
 
 
 def stage(executed: Path, folder: Path) -> None:
@@ -24,25 +29,33 @@ def stage(executed: Path, folder: Path) -> None:
     (folder / "_config.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
     shutil.copy(ROOT / "_toc.yml", folder)
     shutil.copytree(ROOT / "book", folder / "book")
-    for stored in sorted((ROOT / "notebooks").glob("*/[!.]*.ipynb")):
-        if stored.parent.name == "runs":
-            continue
-        place = stored.relative_to(ROOT)
-        (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        notebook = executed / stored.parent.name / stored.name
+    prose = "\n".join(page.read_text() for page in sorted((ROOT / "book").rglob("*.md")))
+    for chapter in registry.chapters(ROOT).values():
+        place, notebook = folder / chapter.notebook, executed / f"{chapter.path}.ipynb"
+        place.parent.mkdir(parents=True, exist_ok=True)
         if notebook.is_file():
-            shutil.copy(notebook, folder / place)
+            shutil.copy(notebook, place)
         else:
-            (folder / place).write_text(json.dumps(stub(json.loads(stored.read_text()))))
+            place.write_text(json.dumps(stub(ROOT / chapter.notebook, prose)))
 
 
-def stub(notebook: dict) -> dict:
-    """A chapter that was not built: its title, so that links to it lead somewhere, and a word of why it is empty."""
-    prose = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
-    title = prose[0].splitlines()[0]
-    page = f"{title}\n\nThis chapter is not part of this build; `make book` without `PARTS` has it."
-    cell = {"cell_type": "markdown", "id": "not-built", "metadata": {}, "source": page}
-    return notebook | {"cells": [cell]}
+def stub(stored: Path, prose: str) -> dict:
+    """A chapter that was not built: its title, a word of why it is empty, and a dash for what ``prose`` takes from it.
+
+    So every link leads somewhere when only some of the parts are built."""
+    notebook = json.loads(stored.read_text())
+    texts = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown"]
+    page = f"{texts[0].splitlines()[0]}\n\nThis chapter is not part of this build; `make book` without `PARTS` has it."
+    keys = re.findall(rf"/{re.escape(stored.name)}::(\w+)", prose)
+    keys += re.findall(rf"\{{glue(?::\w+)?\}} (\w+)\n:doc: \S+/{re.escape(stored.name)}", prose)
+    outputs = []
+    for key in sorted(set(keys)):
+        scrap = {"scrapbook": {"name": key, "mime_prefix": SCRAP}}
+        outputs.append({"output_type": "display_data", "data": {f"{SCRAP}text/plain": "'–'"}, "metadata": scrap})
+    cells = [{"cell_type": "markdown", "id": "not-built", "metadata": {}, "source": page}]
+    code = {"cell_type": "code", "id": "scraps", "source": "", "execution_count": 1, "outputs": outputs}
+    cells.append(code | {"metadata": {"tags": ["remove-cell"]}})
+    return notebook | {"cells": cells}
 
 
 def with_repository(settings: dict) -> dict:

@@ -81,7 +81,17 @@ def _located(module: str, name: str | None, lib: Path) -> Iterator[tuple[Path, s
         yield file, {name}
 
 
-def _imported(file: Path, names: set[str], lib: Path) -> Iterator[tuple[Path, set[str]]]:
+def _imported(file: Path, names: set[str], lib: Path) -> list[tuple[Path, set[str]]]:
+    """`_imports`, found once for each content of the file."""
+    return _imports_of(tree(file), file, frozenset(names), lib)
+
+
+@cache
+def _imports_of(module: ast.Module, file: Path, names: frozenset[str], lib: Path) -> list[tuple[Path, set[str]]]:
+    return list(_imports(file, names, lib))
+
+
+def _imports(file: Path, names: Iterable[str], lib: Path) -> Iterator[tuple[Path, set[str]]]:
     """What the file imports, at the top or inside a function.
 
     Of a package's ``__init__.py`` only the lines that bind one of ``names`` count: whoever asks ``rewired`` for
@@ -179,25 +189,30 @@ def reads(start: Iterable[Path], root: Path) -> set[str]:
 
     Any object may stand for ``x``, so the answer errs on the side of reading too much.
     """
-    known = list(fields())
-    sections = {key.partition(".")[0] for key in known if "." in key}
     found: set[str] = {"threads"}
     for file in closure(start, root):
-        if file.name == "profiles.py":
-            continue
-        attributes = nodes(file, ast.Attribute)
-        precise = {
-            id(n.value)
-            for n in attributes
-            if isinstance(n.value, ast.Attribute) and f"{n.value.attr}.{n.attr}" in known
-        }
-        for node in attributes:
-            if isinstance(node.value, ast.Attribute) and id(node.value) in precise:
-                found.add(f"{node.value.attr}.{node.attr}")
-            if node.attr in known:
-                found.add(node.attr)
-            elif node.attr in sections and id(node) not in precise:
-                found |= {key for key in known if key.startswith(f"{node.attr}.")}
+        if file.name != "profiles.py":
+            found |= _keys_in(tree(file))
+    return found
+
+
+@cache
+def _keys_in(module: ast.Module) -> set[str]:
+    known = list(fields())
+    sections = {key.partition(".")[0] for key in known if "." in key}
+    attributes = _by_kind(module)[ast.Attribute]
+    found: set[str] = set()
+    # The `x.training` in `x.training.kl` is not the whole section.
+    precise = set()
+    for node in attributes:
+        if isinstance(node.value, ast.Attribute) and f"{node.value.attr}.{node.attr}" in known:
+            precise.add(id(node.value))
+            found.add(f"{node.value.attr}.{node.attr}")
+    for node in attributes:
+        if node.attr in known:
+            found.add(node.attr)
+        elif node.attr in sections and id(node) not in precise:
+            found |= {key for key in known if key.startswith(f"{node.attr}.")}
     return found
 
 
