@@ -1,112 +1,190 @@
-"""What chapter 13 says, fed with tables of opposite outcomes: its sentences are chosen by the numbers."""
+"""Distances measured in runs, as the chapter's own cells define them: brute force, planted ratios, calibrated tests."""
 
-import ast
-import json
-from pathlib import Path
+from functools import partial
+from itertools import combinations, permutations
+from math import factorial
 
+import claim_cells
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binom
 
-ROOT = Path(__file__).resolve().parents[1]
-LEVELS = ("weights", "votes", "choice")
+from rewired import runs
 
-
-@pytest.fixture(scope="module")
-def told():
-    """The functions of the notebook that put a table into words."""
-    notebook = json.loads((ROOT / "notebooks" / "13_synthesis.ipynb").read_text())
-    found = {"np": np, "pd": pd}
-    for cell in notebook["cells"]:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "code" and source.startswith("def told_"):
-            assert all(isinstance(node, ast.FunctionDef) for node in ast.parse(source).body)
-            exec(source, found)
-    return found
+NAMES = ("one", "two", "three")
 
 
-def table(**ratios) -> pd.DataFrame:
-    """Rows as in 13_synthesis.parquet: ratios by level, for a pair of variants each and the last one for all of them;
-    2 and more passes rule 7, intervals are a tenth either way, leaving out a run takes half of what is above 0.5."""
-    rows = []
-    for level in LEVELS:
-        for k, ratio in enumerate(ratios[level]):
-            whole = k == len(ratios[level]) - 1
-            names = ("all", "all") if whole else (f"v{k}", f"v{k + 1}")
-            rows.append(
-                {"level": level, "a": names[0], "b": names[1], "pair": "all" if whole else " – ".join(names),
-                 "ratio": ratio, "differ": ratio >= 2, "low": ratio - 0.1, "high": ratio + 0.1,
-                 "run_low": 0.5 + (ratio - 0.5) / 2, "run_high": ratio + 1,
-                 "p": (0.001 if ratio >= 2 else 0.6) if whole else np.nan, "labellings": 15_400}
-            )  # fmt: skip
-    return pd.DataFrame(rows)
+def taught(name: str):
+    """A function that the chapter defines in a visible cell."""
+    return claim_cells.defined("synthesis", name, runs=runs, combinations=combinations)
 
 
-GROWS = table(weights=(1.0, 1.1, 1.0), votes=(3.0, 1.2, 2.0), choice=(9.0, 5.0, 8.0))
-SHRINKS = table(weights=(9.0, 5.0, 8.0), votes=(3.0, 1.2, 9.0), choice=(4.0, 1.0, 3.0))
-MIXED = table(weights=(9.0, 1.0, 8.0), votes=(3.0, 1.2, 9.0), choice=(4.0, 4.0, 3.0))
-IDLE = table(weights=(9.0, 1.0, 8.0), votes=(3.0, 1.2, 9.0), choice=(1.0, 1.0, 1.0))
-LONELY = table(weights=(np.nan, np.nan), votes=(np.nan, np.nan), choice=(np.nan, np.nan))
+def runs_of(seeds: int, names=NAMES) -> pd.MultiIndex:
+    return pd.MultiIndex.from_product([names, range(1, seeds + 1)], names=["model", "seed"])
 
 
-def test_where_they_part(told):
-    up, down = told["told_levels"](GROWS), told["told_levels"](SHRINKS)
-    assert "part least at the level of the weights, where their rewards account for 0%" in up["extremes"]
-    assert "most at the level of the choice (98%)" in up["extremes"]
-    assert "part least at the level of the choice" in down["extremes"] and "votes (99%)" in down["extremes"]
-    assert "weights 0 of 2, votes 1 of 2, choice 2 of 2" in up["rule"]
-    assert "weights 2 of 2, votes 1 of 2, choice 1 of 2" in down["rule"]
-    assert "weights 1.00, votes 2.00, choice 8.00" in up["ratios"]
+def distances(values: pd.DataFrame) -> pd.DataFrame:
+    return runs.distances(values, "root mean square")
 
 
-def test_a_level_with_fewer_pairs_is_named_and_not_ranked(told):
-    fewer = SHRINKS[~((SHRINKS["level"] == "votes") & (SHRINKS["pair"] == "v1 – v2"))]
-    words = told["told_levels"](fewer)
-    assert "votes 9.00 (v0 – v1 only)" in words["ratios"] and "most at the level of the weights" in words["extremes"]
+def random_values(seeds: int = 3, numbers: int = 7, names=NAMES) -> pd.DataFrame:
+    columns = runs_of(seeds, names)
+    return pd.DataFrame(np.random.default_rng(1).normal(size=(numbers, len(columns))), columns=columns)
 
 
-def test_are_the_weights_alike_while_behaviour_differs(told):
-    assert "it is true that weights cannot tell apart" in told["told_cascade"](GROWS)["story"]
-    assert told["told_cascade"](GROWS)["story"].startswith("2 of 2 pairs")
-    assert "not true that weights are alike" in told["told_cascade"](SHRINKS)["story"]
-    assert told["told_cascade"](SHRINKS)["story"].startswith("1 of 2 pairs")
-    assert "Of these, 1 have weights that do not differ (v1 – v2)" in told["told_cascade"](MIXED)["story"]
-    assert "no behaviour to be explained" in told["told_cascade"](IDLE)["story"]
+def planted(apart: float, scatter, names=NAMES, seeds: int = 3) -> pd.DataFrame:
+    """Runs whose squared distances are known: each variant ``apart`` / √2 from the origin along an axis of its own,
+    each run ``scatter`` of its variant / √2 along one more."""
+    columns, count = runs_of(seeds, names), len(names)
+    table = np.zeros((count + len(columns), len(columns)))
+    for k, (variant, _) in enumerate(columns):
+        place = list(names).index(variant)
+        table[place, k] = apart / np.sqrt(2)
+        table[count + k, k] = np.broadcast_to(scatter, count)[place] / np.sqrt(2)
+    return pd.DataFrame(table * np.sqrt(len(table)), columns=columns)
 
 
-def test_does_the_ratio_grow_on_the_way(told):
-    up, down = told["told_steps"](GROWS), told["told_steps"](SHRINKS)
-    assert "the ratio grows, from 1.00 to 8.00, at every step." in up["steps"]
-    assert "the ratio shrinks, from 8.00 to 3.00, but not at every step" in down["steps"]
-    assert "the other way at votes" in down["steps"]
-    assert "at 2 of 3 levels (votes, choice); the largest p is 0.6" in up["chance"]
-    assert "at 3 of 3 levels" in down["chance"]
+# --- ratios ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_studys_pair_on_both_scales(told):
-    alike = pd.DataFrame({"v0 – v1": [99.0, 99.5], "two runs of one variant": [98.0, 99.0]}, index=["weights", "votes"])
-    words = told["told_pair"](GROWS, alike, "v0 – v1")
-    assert "less alike than such twins at 0 of 2 levels." in words["percent"]
-    assert "differ at 2 of 3 levels (votes, choice)" in words["pair"]
-    apart = alike.assign(**{"v0 – v1": 40.0})
-    assert (
-        "less alike than such twins at 2 of 2 levels (weights, votes)."
-        in (told["told_pair"](SHRINKS, apart, "v0 – v1")["percent"])
-    )
-    none = told["told_pair"](IDLE.assign(differ=False), alike[["v0 – v1"]], "v0 – v1")
-    assert "differ at 0 of 3 levels." in none["pair"] and "twins" not in none["percent"]
+def test_ratios_against_brute_force():
+    matrix = distances(random_values())
+    table = taught("with_rule")(matrix).set_index(["a", "b"])
+    assert list(table.index) == [*combinations(NAMES, 2), ("all", "all")]
+    for a, b in combinations(NAMES, 2):
+        across = [matrix.loc[(a, i), (b, j)] for i in (1, 2, 3) for j in (1, 2, 3) if i != j]
+        within = [matrix.loc[(v, i), (v, j)] for v in (a, b) for i, j in ((1, 2), (1, 3), (2, 3))]
+        row = table.loc[(a, b)]
+        assert row["across"] == pytest.approx(np.sqrt(np.mean(np.square(across))))
+        assert row["within"] == pytest.approx(np.sqrt(np.mean(np.square(within))))
+        assert row["ratio"] == pytest.approx(row["across"] / row["within"])
+        assert row["mean"] == pytest.approx(np.mean(across)) and row["largest"] == pytest.approx(max(within))
+        assert row["differ"] == (np.mean(across) > max(within)) == (row["ratio"] > row["bar"])
+    pairs, whole = table.drop(("all", "all")), table.loc[("all", "all")]
+    assert whole["across"] == pytest.approx(np.sqrt((pairs["across"] ** 2).mean()))
+    assert whole["mean"] == pytest.approx(pairs["mean"].mean()) and whole["largest"] == pairs["largest"].max()
 
 
-def test_how_far_to_trust_them(told):
-    assert told["told_steady"](GROWS)["steady"].startswith("Of 6 intervals over prompts 4 lie above one.")
-    assert "Of 5 ratios above one, 2 fall to one or below" in told["told_steady"](GROWS)["steady"]
-    assert (
-        "Of 6 intervals over prompts 5 lie above one. Of 5 ratios above one, 1 fall"
-        in (told["told_steady"](SHRINKS)["steady"])
-    )
+@pytest.mark.parametrize("apart", [0.0, 1.0, 3.0])
+def test_a_planted_ratio_is_found_whatever_the_scatter(apart):
+    for scatter in (1.0, (0.5, 1.0, 2.0), (0.0, 0.0, 1.0)):
+        table = taught("ratios")(distances(planted(apart, scatter)))
+        spread = dict(zip(NAMES, np.broadcast_to(scatter, 3), strict=True))
+        for row in table.itertuples():
+            mine = list(spread.values()) if row.a == "all" else [spread[row.a], spread[row.b]]
+            if any(mine):
+                assert row.ratio == pytest.approx(np.sqrt(1 + apart**2 / np.mean(np.square(mine))))
 
 
-def test_without_a_yardstick_nothing_is_claimed(told):
-    assert "stays open at every level" in told["told_levels"](LONELY)["ratios"]
-    for name in ("told_cascade", "told_steps", "told_steady"):
-        assert told[name](LONELY) == {}
+def test_a_planted_difference_passes_rule_7_and_a_scatter_does_not():
+    with_rule = taught("with_rule")
+    assert with_rule(distances(planted(3.0, 1.0)))["differ"].all()
+    assert not with_rule(distances(planted(0.0, (0.5, 1.0, 2.0))))["differ"].any()
+
+
+def test_without_runs_of_one_variant_there_is_no_ratio():
+    matrix = distances(random_values(seeds=1))
+    table = taught("with_rule")(matrix)
+    assert table["across"].notna().all() and table[["within", "ratio", "bar"]].isna().all(axis=None)
+    assert not table["differ"].any()
+    clusters = dict(zip(range(7), "aabbccd", strict=True))
+    assert np.isnan(taught("intervals")(lambda prompts: matrix, clusters)).all()
+    assert np.isnan(taught("without_one_run")(matrix)).all()
+    assert np.isnan(taught("permutation")(matrix, 20_000, 0)[0])
+
+
+def test_one_variant_has_nothing_across():
+    matrix = distances(random_values(names=("one",)))
+    (row,) = taught("with_rule")(matrix).itertuples()
+    assert np.isnan(row.across) and row.within > 0 and not row.differ
+    assert np.isnan(taught("permutation")(matrix, 20_000, 0)[0])
+
+
+# --- how far a ratio may be trusted ----------------------------------------------------------------------------------
+
+
+def test_leaving_out_a_run_changes_only_what_it_takes_part_in():
+    values = planted(2.0, 1.0)
+    values[("one", 2)] *= 3  # an outlier
+    matrix = distances(values)
+    low, high = taught("without_one_run")(matrix)
+    table = taught("ratios")(matrix).assign(low=low, high=high).set_index(["a", "b"])
+    calm = table.loc[("two", "three")]
+    assert calm["low"] == pytest.approx(calm["high"]) == pytest.approx(np.sqrt(5))
+    assert table.loc[("one", "two"), "low"] < 0.9 * table.loc[("one", "two"), "high"]
+    two = taught("without_one_run")(distances(random_values(seeds=2)))
+    assert np.isnan(two).all(), "two runs less one leave no distance within"
+
+
+def test_fewer_than_three_clusters_give_no_interval():
+    clusters = dict(zip(range(7), "aaaabbb", strict=True))
+    values = random_values()
+    assert np.isnan(taught("intervals")(lambda prompts: distances(values.loc[prompts]), clusters)).all()
+
+
+def matrix_of(squares: np.ndarray, columns: pd.MultiIndex, prompts: list[int]) -> pd.DataFrame:
+    """Root mean square distances [run, run] from squares [prompt, run, run] on these prompts."""
+    return pd.DataFrame(np.sqrt(squares[prompts].mean(axis=0)), columns, columns)
+
+
+def test_intervals_cover_the_ratio_over_prompts():
+    intervals = taught("intervals")
+    random, sizes = np.random.default_rng(3), (15, 10, 5, 5, 5, 5, 5, 5, 5)
+    clusters = dict(enumerate(np.repeat(range(9), sizes)))
+    inside, columns = 0, runs_of(3, ("one", "two"))
+    place = np.array([clusters[p] for p in clusters])
+    for _ in range(200):
+        # Two populations of prompts' squared differences, shared within clusters; true ratio √13.
+        gap = 2 * np.sqrt(3) * np.exp(0.3 * random.normal(size=9))[place] / np.exp(0.3**2)
+        noise = np.exp(0.3 * random.normal(size=9))[place] / np.exp(0.3**2)
+        table = np.zeros((len(clusters), 7, 6))  # [prompt, number, run]
+        for k, (variant, _) in enumerate(columns):
+            table[:, 6, k] = gap / 2 * (1 if variant == "one" else -1)
+            table[:, k, k] = noise / np.sqrt(2)
+        squares = np.square(table[..., None] - table[..., None, :]).mean(axis=1)  # [prompt, run, run]
+        low, high = intervals(partial(matrix_of, squares, columns), clusters)
+        inside += low[0] <= np.sqrt(1 + 12) <= high[0]
+    assert binom.ppf(0.001, 200, 0.95) <= inside
+
+
+# --- the test over runs ----------------------------------------------------------------------------------------------
+
+
+def test_all_relabellings_are_tried_once():
+    relabellings = taught("relabellings")
+    assert len(relabellings((3, 3, 3, 3), 20_000, 0)) == 15_400 == factorial(12) // 6**4 // 24
+    assert len(relabellings((3, 3), 20_000, 0)) == 10
+    few = relabellings((2, 1, 1), 100, 0)
+
+    def groups(way) -> frozenset:
+        return frozenset(frozenset(np.flatnonzero(np.array(way) == k)) for k in range(3))
+
+    every = {groups(way) for way in permutations([0, 0, 1, 2])}
+    assert {groups(way) for way in few} == every and len(few) == len(every) and list(few[0]) == [0, 0, 1, 2]
+    random = relabellings((3, 3, 3, 3), 500, 0)
+    assert len(random) == 501 and list(random[0]) == sorted(random[0])
+
+
+def test_permutation_finds_a_planted_difference_and_keeps_its_level():
+    permutation = taught("permutation")
+    p, ways = permutation(distances(planted(5.0, 1.0)), 20_000, 0)
+    assert ways == 280 and p == pytest.approx(1 / 280)
+    random, below = np.random.default_rng(0), 0
+    for _ in range(400):
+        values = pd.DataFrame(random.normal(size=(4, 9)), columns=runs_of(3))
+        below += permutation(distances(values), 20_000, 0)[0] <= 0.05
+    assert binom.ppf(0.001, 400, 0.05) <= below <= binom.ppf(0.999, 400, 0.05)
+
+
+def test_permutation_against_brute_force():
+    matrix = distances(random_values())
+    squares, ways = matrix.to_numpy() ** 2, set(permutations([0, 0, 0, 1, 1, 1, 2, 2, 2]))
+
+    def ratio(way) -> float:
+        same = np.equal.outer(way, way)
+        return squares[~same].mean() / squares[same & ~np.eye(9, dtype=bool)].mean()
+
+    observed = ratio((0, 0, 0, 1, 1, 1, 2, 2, 2))
+    p, _ = taught("permutation")(matrix, 20_000, 0)
+    assert p == pytest.approx(np.mean([ratio(way) >= observed - 1e-12 for way in ways]))

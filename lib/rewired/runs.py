@@ -76,29 +76,29 @@ def pairs(distance: pd.DataFrame, **others: pd.DataFrame) -> pd.DataFrame:
 
     Runs of two variants are compared at different seeds, as runs of one variant must be. Where each of the two
     variants has the same single seed, that pair is taken."""
-    matrices = {"distance": distance, **others}
+    tables = {"distance": distance.to_numpy()}  # [run, run] each
+    for name, matrix in others.items():
+        tables[name] = matrix.loc[distance.index, distance.index].to_numpy()
+    listed = list(distance.index)
     seeds_of: dict[str, set[int]] = {}
-    for variant, seed in distance.index:
+    for variant, seed in listed:
         seeds_of.setdefault(variant, set()).add(seed)
-    order = list(seeds_of)
     # A variant's runs side by side, so that two variants are always named in the same order.
-    ordered = sorted(distance.index, key=lambda run: order.index(run[0]))
+    order = list(seeds_of)
+    places = sorted(range(len(listed)), key=lambda place: order.index(listed[place][0]))
 
-    rows = []
-    for (a, seed_a), (b, seed_b) in combinations(ordered, 2):
-        single = len(seeds_of[a] | seeds_of[b]) == 1
-        if a != b and seed_a == seed_b and not single:
+    within, between = [], []
+    for i, j in combinations(places, 2):
+        (a, seed_a), (b, seed_b) = listed[i], listed[j]
+        numbers = [table[i, j] for table in tables.values()]
+        if a == b:
+            within.append((a, seed_a, b, seed_b, a, WITHIN, *numbers))
             continue
-        kind = WITHIN if a == b else BETWEEN
-        pair = a if a == b else f"{a} – {b}"
-        row = {"a": a, "seed_a": seed_a, "b": b, "seed_b": seed_b, "pair": pair, "kind": kind}
-        for name, matrix in matrices.items():
-            row[name] = matrix.at[(a, seed_a), (b, seed_b)]
-        rows.append(row)
-    columns = ["a", "seed_a", "b", "seed_b", "pair", "kind", *matrices]
-    table = pd.DataFrame(rows, columns=columns)
-    within_first = table["kind"] != WITHIN
-    return table.loc[within_first.sort_values(kind="stable").index].reset_index(drop=True)
+        single = len(seeds_of[a] | seeds_of[b]) == 1
+        if seed_a != seed_b or single:
+            between.append((a, seed_a, b, seed_b, f"{a} – {b}", BETWEEN, *numbers))
+    columns = ["a", "seed_a", "b", "seed_b", "pair", "kind", *tables]
+    return pd.DataFrame(within + between, columns=columns)
 
 
 def differ(pairs: pd.DataFrame, value: str = "distance", by: str | None = None) -> pd.DataFrame:
