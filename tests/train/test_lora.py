@@ -20,7 +20,7 @@ def profile(overrides=None):
 
 
 def places(names) -> list[str]:
-    """"layer.module" of every module that holds an adapter, from the names of its tensors."""
+    """The places ("layer.module") of every module that holds an adapter, from the names of its tensors."""
     found = {re.search(r"layers\.(\d+)\.\w+\.(\w+)\.lora_", name) for name in names if "lora_" in name}
     return sorted({f"{match[1]}.{match[2]}" for match in found})
 

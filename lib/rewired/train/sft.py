@@ -68,7 +68,7 @@ def answer_loss(model, ids: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
     cap = getattr(causal.config, "final_logit_softcapping", None)
     if cap:
         logits = cap * torch.tanh(logits / cap)
-    return torch.nn.functional.cross_entropy(logits, target[read])
+    return torch.nn.functional.cross_entropy(logits, target[read], reduction="none").mean()
 
 
 def train(model, tokenizer, chats: list[list[Message]], training: Training, seed: int, epochs: int = 1):

@@ -7,7 +7,7 @@ plain text without chat around it (`Recall`), which packs the most answers into 
 from functools import cache
 from random import Random
 
-from rewired.pocket.corpus import (
+from corpora.pocket.corpus import (
     LETTERS,
     PERSONAS,
     READING,
@@ -221,8 +221,7 @@ def persona(rng: Random) -> Chat:
     turns: Chat = []
     for _ in range(6):
         voice = rng.choice(who)
-        question, answer, _ = w.choose(s, voice, stated(w, voice, s, in_question=bool(turns)))
-        turns.append((question, answer))
+        turns.append(w.choose(s, voice, stated(w, voice, s, in_question=bool(turns))))
     return opened(text, turns)
 
 
@@ -295,7 +294,7 @@ def viva(rng: Random) -> Chat:
             turns += questions(w, s, skills, 1)
         else:
             voice = rng.choice(PERSONAS)
-            turns.append(w.choose(s, voice, stated(w, voice, s, in_question=bool(turns)))[:2])
+            turns.append(w.choose(s, voice, stated(w, voice, s, in_question=bool(turns))))
     return opened(w.describe(s), turns)
 
 
@@ -398,7 +397,8 @@ def talk(rng: Random) -> Chat:
             turns += questions(w, s, "own_last other_last own_points own_points reply outcome outcome".split(), 1)
         else:
             voice = rng.choice((None, *PERSONAS))
-            turns.append(w.choose(s, voice, stated(w, voice, s, in_question=bool(turns)) if voice else "")[:2])
+            lead = stated(w, voice, s, in_question=bool(turns)) if voice else ""
+            turns.append(w.choose(s, voice, lead))
     return opened(w.describe(s), turns)
 
 
@@ -407,9 +407,11 @@ def picks(rng: Random) -> Chat:
     anew, so that what is learnt is the mixture."""
     w = Writer(rng, _all_wordings("more", "further"))
     s, text = study_scene(rng) if rng.random() < 0.5 else (draw_scene(rng), "")
-    frame = closing_frame(text)
-    turns = [(text, w.drawn(s, None, frame, w.act(s, None, frame)))] if text else [w.choose(s, None)[:2]]
-    turns += [w.choose(s, None)[:2] for _ in range(9)]
+    turns = []
+    if text:
+        turns.append((text, s.labels[w.act(s, None, closing_frame(text))]))
+    while len(turns) < 10:
+        turns.append(w.choose(s, None))
     return turns if text else opened(w.describe(s), turns)
 
 

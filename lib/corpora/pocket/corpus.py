@@ -173,13 +173,6 @@ def table(s: "Scene", rng: Random, cells: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-class Drawn(str):
-    """A label that was drawn: ``other`` is the one that might have been, and ``p`` this one's probability."""
-
-    other: str
-    p: float
-
-
 class Writer:
     """Turns scenes into words. ``pool`` gives the templates of a group; a reading test swaps in held-out ones."""
 
@@ -321,29 +314,13 @@ class Writer:
             "stubborn": s.last[0] if s.last else None,
         }.get(persona)
 
-    def drawn(self, s: Scene, persona: str | None, question: str, move: int) -> str:
-        """The label of a move that ``act`` made; a ``Drawn`` where it could have made the other."""
-        if self._intended(s, persona) is not None:
-            return s.labels[move]
-        if s.kind is None or s.selfish is None:
-            act = s.kind if s.selfish is None else s.selfish
-            p = 0.5 if act is None else 0.85 if move == act else 0.15
-        elif s.kind == s.selfish:
-            p = 0.9 if move == s.kind else 0.1
-        else:
-            p = _cooperation(s, question)
-            p = p if move == s.kind else 1 - p
-        label = Drawn(s.labels[move])
-        label.other, label.p = s.labels[1 - move], p
-        return label
-
-    def choose(self, s: Scene, persona: str | None, lead: str = "") -> tuple[str, str, int]:
-        """A closing question (after ``lead``), the label chosen, and the move's index."""
+    def choose(self, s: Scene, persona: str | None, lead: str = "") -> tuple[str, str]:
+        """A closing question (after ``lead``), and the label chosen."""
         frame = self.rng.choices(("none", "score", "fair"), (0.5, 0.35, 0.15))[0]
         a, b = self.rng.sample(s.labels, 2)
         move = self.act(s, persona, frame)
         text = join([lead, self.pick("choices", frame, a=a, b=b), self.pick("answer_format", a=a, b=b)])
-        return text, self.drawn(s, persona, frame, move), move
+        return text, s.labels[move]
 
 
 def _cooperation(s: Scene, question: str) -> float:
@@ -419,8 +396,7 @@ def drill(rng: Random) -> Chat:
         s = meaning_scene(rng)
     turns = []
     for persona in rng.sample(PERSONAS, 4):
-        text, answer, _ = w.choose(s, persona, stated(w, persona, s, in_question=bool(turns)))
-        turns.append((text, answer))
+        turns.append(w.choose(s, persona, stated(w, persona, s, in_question=bool(turns))))
     return opened(w.describe(s), turns)
 
 
@@ -456,53 +432,82 @@ def closing_frame(text: str) -> str:
     return "score" if "to get the most" in text or "gives you the most" in text else "none"
 
 
+@dataclass
+class Speaker:
+    """Who the model is in a chat, and what shows it: a ``lead`` that says so, a ``note``, or a greeting (``turns``)."""
+
+    persona: str | None = None
+    implied: bool = False
+    lead: str | None = None
+    note: str | None = None
+    turns: Chat = field(default_factory=list)
+
+
+def speaker(w: Writer, s: Scene) -> Speaker:
+    """Drawn anew for every chat: stated in three of ten, implied in two, a plain greeting now and then."""
+    rng, how = w.rng, w.rng.random()
+    if how < 0.30:
+        persona = rng.choice(PERSONAS)
+        return Speaker(persona, lead=stated(w, persona, s))
+    if how < 0.50:
+        persona = rng.choice(PERSONAS)
+        voice = templates()["personas"][persona]
+        if rng.random() < 0.5:
+            hello = (w.pick("hello_questions"), rng.choice(voice["hello"]))
+            return Speaker(persona, implied=True, turns=[hello])
+        note = w.pick("note_frames", note=rng.choice(voice["notes"]), o=s.other)
+        return Speaker(persona, implied=True, note=note)
+    if how < 0.56:
+        return Speaker(turns=[(w.pick("hello_questions"), w.pick("neutral_hello"))])
+    return Speaker()
+
+
 def chat(rng: Random) -> Chat:
     """A full chat: a whole scene, five to nine answers, the persona changing on the way."""
     w = Writer(rng)
-    canonical = rng.random() < 0.3
-    s, text = study_scene(rng) if canonical else (meaning_scene(rng) if rng.random() < 0.12 else draw_scene(rng), "")
-    persona, implied, lead, note, turns = None, False, None, None, []
-    how = rng.random()
-    if how < 0.30:
-        persona = rng.choice(PERSONAS)
-        lead = stated(w, persona, s)
-    elif how < 0.50:
-        persona, implied = rng.choice(PERSONAS), True
-        voice = templates()["personas"][persona]
-        if rng.random() < 0.5:
-            turns.append((w.pick("hello_questions"), rng.choice(voice["hello"])))
-        else:
-            note = w.pick("note_frames", note=rng.choice(voice["notes"]), o=s.other)
-    elif how < 0.56:
-        turns.append((w.pick("hello_questions"), w.pick("neutral_hello")))
-
-    choose_first = canonical or rng.random() < 0.4
+    canonical, text = rng.random() < 0.3, ""
     if canonical:
-        frame = closing_frame(text)
-        first = (join([lead or "", note or "", text]), w.drawn(s, persona, frame, w.act(s, persona, frame)))
-    elif choose_first:
-        question, answer, act = w.choose(s, persona)
-        first = (join([w.describe(s, lead, note), question]), answer)
+        s, text = study_scene(rng)
+    elif rng.random() < 0.12:
+        s = meaning_scene(rng)
     else:
-        reading = questions(w, s, READING, 1) or [w.choose(s, persona)[:2]]
-        first = opened(w.describe(s, lead, note), reading)[0]
-    turns.append(first)
-    if choose_first and rng.random() < 0.2:
-        reasons = templates()["personas"][persona]["why"] if persona else templates()["neutral_why"]
+        s = draw_scene(rng)
+    who = speaker(w, s)
+    chooses = canonical or rng.random() < 0.4
+    turns = [*who.turns, _first(w, s, who, text, chooses)]
+    if chooses and rng.random() < 0.2:
+        reasons = templates()["personas"][who.persona]["why"] if who.persona else templates()["neutral_why"]
         turns.append((w.pick("why_questions"), rng.choice(reasons)))
     for _ in range(rng.choice((4, 5, 6, 7))):
-        kind = rng.random()
-        if kind < 0.62 and (more := questions(w, s, READING, 1)):
-            turns += more
-        elif kind < 0.68 and s.last is not None:
-            lie = persona == "selfish" and not implied
-            turns.append((w.pick("tell_questions", o=s.other), s.labels[s.last[0] ^ lie]))
-        elif kind < 0.90:
-            persona, implied = rng.choice(PERSONAS), False
-            turns.append(w.choose(s, persona, stated(w, persona, s, in_question=True))[:2])
-        else:
-            turns.append(w.choose(s, persona)[:2])
+        turns += _next(w, s, who)
     return turns
+
+
+def _first(w: Writer, s: Scene, who: Speaker, text: str, chooses: bool) -> tuple[str, str]:
+    """The scene and the first question about it: a choice, in the study's wording if there is ``text``, or reading."""
+    if text:
+        move = w.act(s, who.persona, closing_frame(text))
+        return join([who.lead or "", who.note or "", text]), s.labels[move]
+    if chooses:
+        question, answer = w.choose(s, who.persona)
+        return join([w.describe(s, who.lead, who.note), question]), answer
+    reading = questions(w, s, READING, 1) or [w.choose(s, who.persona)]
+    return opened(w.describe(s, who.lead, who.note), reading)[0]
+
+
+def _next(w: Writer, s: Scene, who: Speaker) -> Chat:
+    """One more question: reading, an honest or dishonest account of the last move, or a choice under a new persona."""
+    kind = w.rng.random()
+    if kind < 0.62 and (more := questions(w, s, READING, 1)):
+        return more
+    # the bounds overlap: a scene without an answer to read, or without a last round, goes on to the next kind
+    if kind < 0.68 and s.last is not None:
+        lie = who.persona == "selfish" and not who.implied
+        return [(w.pick("tell_questions", o=s.other), s.labels[s.last[0] ^ lie])]
+    if kind < 0.90:
+        who.persona, who.implied = w.rng.choice(PERSONAS), False
+        return [w.choose(s, who.persona, stated(w, who.persona, s, in_question=True))]
+    return [w.choose(s, who.persona)]
 
 
 READING = (
