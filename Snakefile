@@ -151,4 +151,4 @@ rule site:
 rule pocket_base:
     """The shipped base made anew, as a check of its recipe: two hours, into results/base."""
     output: directory("results/base")
-    shell: "python -m corpora.pocket rebuild-base --out {output}"
+    shell: "python -m corpora.pocket rebuild --out {output}"

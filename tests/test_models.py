@@ -212,7 +212,7 @@ def test_fingerprints_tell_bases_apart(tmp_path):
 
 
 def test_a_missing_folder_says_what_to_do():
-    with pytest.raises(RewiredError, match="models/nowhere.*model.path.*rebuild-base"):
+    with pytest.raises(RewiredError, match="models/nowhere.*model.path.*corpora.pocket rebuild"):
         load("models/nowhere")
 
 
