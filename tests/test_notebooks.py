@@ -67,20 +67,36 @@ def test_the_first_cell_holds_literal_parameters(path):
 
 PARTS = [
     *("Before you start", "Prerequisites", "Time to read", "Needs", "After this chapter you can"),
-    *(":class: results", "How the study did it", "Exercise", "Solution"),
+    *(":class: results", "Exercise", "Solution"),
 ]
+ABOUT_THE_STUDY = {"traps", "verdicts"}
+"""Chapters whose whole text is about what the study did; the others keep it to one box."""
 
 
 @pytest.mark.parametrize("path", STUDENTS)
 def test_a_chapter_has_its_parts(path):
     text = "\n\n".join(source(cell) for cell in cells(path, "markdown"))
-    lacking = [part for part in [*PARTS, f"papermill notebooks/{path}.ipynb"] if part not in text]
+    parts = [*PARTS, f"papermill notebooks/{path}.ipynb"]
+    if path.rpartition("/")[2] not in ABOUT_THE_STUDY:
+        parts.append("How the study did it")
+    lacking = [part for part in parts if part not in text]
     assert not lacking, f"{path} lacks {lacking}"
     figures = re.findall(r"```\{glue:figure\} (\w+)\n(.*?)```", text, re.S)
     assert figures
     for key, body in figures:
         assert re.search(r":alt: .{40}", body), f"{key} in {path} has no alternative text"
         assert "{glue:text}`made_by`" in body, f"{key} in {path} does not say what made it"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_links_lead_to_a_file(path):
+    """A link is read from the notebook's own folder, as in the repository and on the site."""
+    folder = (ROOT / "notebooks" / path).parent
+    text = "\n".join(source(cell) for cell in cells(path, "markdown"))
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if not link.startswith("http")]
+    links += re.findall(r":doc: (\S+)", text)
+    dead = [link for link in links if not (folder / link).exists()]
+    assert not dead, f"{path} links to {dead}"
 
 
 PAGES = sorted([*(ROOT / "book").glob("*.md"), ROOT / "README.md", *(ROOT / "book").glob("*.yaml")])

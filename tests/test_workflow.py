@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from chapters import CHAPTERS, ROOT, read_by
+from copies import built, command, copy, ran
 
 from rewired import profiles
 from rewired.errors import RewiredError
@@ -24,37 +25,6 @@ sys.path.insert(0, str(ROOT / "tools"))
 import book
 import stale
 
-# The jobs' `python -m rewired` starts with the package; there `sys.argv[0]` is "-m", and nothing else is imported.
-STAND_IN = """
-import json, sys
-from pathlib import Path
-
-def stand_in(arguments):
-    notebook, out = Path(arguments[1]), Path(arguments[3])
-    given = dict(a.split("=", 1) for a in arguments if "=" in a)
-    results = Path("results") / given["profile"]
-    if notebook.name == "train.ipynb":
-        run = results / "runs" / f"{given['variant']}-{given['seed']}"
-        names = "run.json log.parquet decisions.parquet policy.parquet".split()
-        files = [run / name for name in names]
-        files += [run / "adapter" / name for name in ("adapter_config.json", "adapter_model.safetensors")]
-    elif notebook.name == "patch_pair.ipynb":
-        pair = "{source}-{source_seed}-to-{target}-{target_seed}".format(**given)
-        names = "patches controls sets circuits attribution_patching".split()
-        files = [results / "pairs" / pair / f"{name}.parquet" for name in names]
-    else:
-        about = json.loads(notebook.read_text())["metadata"]["rewired"]
-        files = [results / "tables" / f"{table}.parquet" for table in about["writes"]]
-    for file in [*files, out]:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("done")
-    with open("ran.txt", "a") as log:
-        log.write(" ".join([out.stem, *(a for a in arguments[4:] if a != "-p")]) + "\\n")
-
-if sys.argv[0] == "-m":
-    stand_in(sys.argv[1:])
-    raise SystemExit
-"""
 SITE = """
 from pathlib import Path
 Path("_build/html").mkdir(parents=True, exist_ok=True)
@@ -78,37 +48,10 @@ def following(*names: str) -> set[str]:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
     """A copy of what the workflow reads, with the stand-in, built once."""
-    folder = tmp_path_factory.mktemp("repository")
-    for name in ("Snakefile", "_config.yml", "_toc.yml"):
-        shutil.copy(ROOT / name, folder)
-    for name in ("lib", "tools", "config", "notebooks", "book"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "_static"))
-    (folder / "models" / "pocket").mkdir(parents=True)
-    (folder / "models" / "pocket" / "config.json").write_text("{}")
-    package = folder / "lib" / "rewired" / "__init__.py"
-    package.write_text(STAND_IN + package.read_text())
+    folder = copy(tmp_path_factory.mktemp("repository"))
     (folder / "tools" / "build_site.py").write_text(SITE)
     assert built(folder) == RUNS | PAIRS | ALL
     return folder
-
-
-def command(folder: Path, *options: str) -> dict:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("REWIRED")}
-    words = [sys.executable, "tools/book.py", "--profile", "ci", *options]
-    return {"args": words, "cwd": folder, "env": {**environment, "PYTHONPATH": str(folder / "lib")}}
-
-
-def built(folder: Path, *options: str) -> set[str]:
-    """Build, and say which notebooks were executed."""
-    (folder / "ran.txt").unlink(missing_ok=True)
-    done = subprocess.run(**command(folder, *options), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return {line.split()[0] for line in ran(folder)}
-
-
-def ran(folder: Path) -> list[str]:
-    """One line a notebook that the last build executed: its name and its parameters."""
-    return (folder / "ran.txt").read_text().splitlines() if (folder / "ran.txt").exists() else []
 
 
 def edited(file: Path, old: str, new: str):
