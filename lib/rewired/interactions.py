@@ -4,24 +4,7 @@ Over prompts, one component's value (its contribution to the decision, say, or t
 with another's. All such correlations form a matrix, and two models have two matrices. The study called a pair of
 components *rewired* when its two correlations differed by 0.3 or more. But any two finite samples differ, and over ten
 distinct prompts they differ a lot. So every difference here comes with its null: what it would be if there were
-nothing to find. A correlation over prompts says that two components react to the same things. It says nothing about
-one acting on the other.
-
-Everything takes plain frames and no model: one row a prompt, one column a component, one frame a model. Numbers from
-elsewhere will do. The study's result files hold, for each model, fifteen records with the sizes of 52 components; with
-six records of two components each it looks like this:
-
->>> import pandas as pd
->>> def frame_of(records):
-...     return pd.DataFrame([record["activations"] for record in records])
->>> a = frame_of([{"activations": {"L0_ATTN": x, "L0_MLP": x * x}} for x in (1, 2, 3, 4, 5, 5)])
->>> b = frame_of([{"activations": {"L0_ATTN": x, "L0_MLP": -x}} for x in (1, 2, 3, 4, 5, 5)])
->>> pairs, shares, hubs = compare(a, b)
->>> pairs[["one", "other", "r_a", "r_b", "difference"]].round(2)
-       one   other   r_a  r_b  difference
-0  L0_ATTN  L0_MLP  0.98 -1.0       -1.98
->>> int(shares["prompts"].iloc[0])  # the last prompt was there twice
-5
+nothing to find. Everything takes plain frames: one row a prompt, one column a component, one frame a model.
 """
 
 from collections.abc import Sequence
@@ -35,42 +18,28 @@ from rewired.statistics import swaps
 
 THRESHOLDS = (0.3, 0.5, 0.7)
 """The study's threshold for a "rewired" pair, and the two harder ones it also counts."""
-_BLOCK = 100  # swaps computed at once
 _TIE = 1e-6  # sizes are kept in single precision; closer ones count as equal
 
 
 def correlations(values: pd.DataFrame) -> pd.DataFrame:
     """[component, component]: Pearson's r over prompts; NaN for a component that has one value throughout."""
-    r = _correlations(contrasts(values))
-    return pd.DataFrame(r, index=values.columns, columns=values.columns)
-
-
-def compare(
-    a: pd.DataFrame, b: pd.DataFrame, thresholds: Sequence[float] = THRESHOLDS, draws: int = 2_000, seed: int = 0
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """(`pair_table`, `share_table`, `hub_table`) of two models over the same prompts, against `null_sizes`.
-
-    Prompts that are copies of others are left out. Raises RewiredError as `distinct` does."""
-    a, b = distinct(a, b)
-    sizes = null_sizes(a, b, draws, seed)
-    return pair_table(a, b, sizes), share_table(sizes, len(a), thresholds), hub_table(a.columns, sizes)
+    return pd.DataFrame(_correlations(contrasts(values)), index=values.columns, columns=values.columns)
 
 
 def null_sizes(a: pd.DataFrame, b: pd.DataFrame, draws: int = 2_000, seed: int = 0) -> np.ndarray:
     """|r_b - r_a| of every pair of components after swapping models prompt by prompt: [swap, pair], the first one as
     observed; pairs in the order of ``np.triu_indices``.
 
-    The null: it does not matter which model a prompt's values came from, once each model's own mean and spread of
-    each component are taken out. What is swapped are Helmert contrasts: each prompt's deviation from the mean of the
-    prompts before it, at equal variances (as in recursive residuals). Deviations from the mean of *all* prompts sum
-    to zero before a swap and not after it; over ten prompts they reject two to three times too often. With few
-    prompts *and* heavy tails the p of `share_table` is still a little too small (benchmarks/calibration)."""
+    The null: it does not matter which model a prompt's values came from, once each model's own mean and spread are
+    taken out. What is swapped are `contrasts`. Deviations from the mean of *all* prompts sum to zero before a swap
+    and not after it; over ten prompts they reject two to three times too often. With few prompts *and* heavy tails
+    the p of `share_table` is still a little too small (benchmarks/calibration)."""
     z_a, z_b = _scaled(contrasts(a)), _scaled(contrasts(b))  # [prompt - 1, component]
     one, other = np.triu_indices(a.shape[1], 1)  # both [pair]
     stays = swaps(len(a) - 1, draws, seed)[:, :, None] > 0  # [swap, prompt - 1, 1]
     sizes = np.empty((len(stays), len(one)), dtype=np.float32)
-    for start in range(0, len(stays), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for start in range(0, len(stays), 100):  # a hundred swaps at once
+        block = slice(start, start + 100)
         r_a = _correlations(np.where(stays[block], z_a, z_b))  # [swap, component, component]
         r_b = _correlations(np.where(stays[block], z_b, z_a))
         sizes[block] = np.abs(r_b - r_a)[:, one, other]
@@ -102,10 +71,10 @@ def share_table(sizes: np.ndarray, prompts: int, thresholds: Sequence[float] = T
         beyond = (sizes >= threshold - _TIE).sum(axis=1)  # [swap]
         share = beyond / pairs
         low, middle, high = np.quantile(share, (0.025, 0.5, 0.975))
-        row = {"threshold": threshold, "prompts": prompts, "pairs": pairs, "beyond": int(beyond[0]), "share": share[0]}
-        row |= {"null_low": low, "null": middle, "null_high": high, "p": float(_p(share, share[0]))}
-        rows.append(row)
-    return pd.DataFrame(rows)
+        counted = (threshold, prompts, pairs, int(beyond[0]), share[0])
+        rows.append((*counted, low, middle, high, float(_p(share, share[0]))))
+    columns = ["threshold", "prompts", "pairs", "beyond", "share", "null_low", "null", "null_high", "p"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def hub_table(components: Sequence[str], sizes: np.ndarray) -> pd.DataFrame:
@@ -130,53 +99,23 @@ def distinct(*frames: pd.DataFrame) -> list[pd.DataFrame]:
     for frame in frames[1:]:
         if list(frame.columns) != list(first.columns) or len(frame) != len(first):
             raise RewiredError(
-                f"Two models can be compared only on the same prompts and components: one frame is {first.shape[0]} x "
-                f"{first.shape[1]}, the other {frame.shape[0]} x {frame.shape[1]}, or their columns are named or "
-                "ordered differently. Bring both into the same order, one row a prompt, one column a component."
+                f"Two models can be compared only on the same prompts and components: one frame is {first.shape}, the "
+                f"other {frame.shape}, or their columns differ. Bring both into the same order, one row a prompt."
             )
     both = pd.DataFrame(np.hstack([frame.to_numpy(dtype=float) for frame in frames]))  # [prompt, model x component]
     missing = int(both.isna().sum().sum())
     new = ~both.duplicated().to_numpy()  # [prompt]
     if missing or new.sum() < 4 or first.shape[1] < 2:
         raise RewiredError(
-            f"Correlations between components need two components or more, a number for each of at least four distinct "
-            f"prompts, and no gaps: here are {first.shape[1]} components, {new.sum()} distinct prompts and {missing} "
-            "missing values. Give more prompts, or leave out those that were not measured."
+            f"Correlations need two components or more and four distinct prompts or more, without gaps: here are "
+            f"{first.shape[1]} components, {new.sum()} distinct prompts and {missing} missing values. Give more."
         )
     return [frame[new] for frame in frames]
 
 
-def mantel(pairs: pd.DataFrame, x: str, y: str, draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """(Pearson's r, two-sided p) of two numbers for each *pair* of components, one row for every pair.
-
-    Pairs that share a component are not independent, so whole components are permuted in one of the two matrices
-    (Mantel 1967). ``pairs`` has the columns ``one``, ``other``, ``x`` and ``y``. p is never 0. Raises RewiredError
-    where a pair or a number is missing."""
-    names = list(dict.fromkeys([*pairs["one"], *pairs["other"]]))
-    count = len(names) * (len(names) - 1) // 2
-    if len(pairs) != count or pairs[[x, y]].isna().any(axis=None):
-        raise RewiredError(
-            f"A Mantel test needs two numbers for every pair of components; of {len(names)} components there are "
-            f"{count} pairs, and {len(pairs)} rows were given, or some lack a number."
-        )
-    one, other = pd.Index(names).get_indexer(pairs["one"]), pd.Index(names).get_indexer(pairs["other"])  # both [pair]
-    matrix = np.full((len(names), len(names)), np.nan)  # [component, component] of y
-    matrix[one, other] = matrix[other, one] = pairs[y]
-    fixed = _standard(pairs[x].to_numpy(dtype=float))
-    random = np.random.default_rng(seed)
-    null = np.empty(draws + 1)  # the first one as observed
-    for k in range(draws + 1):
-        order = random.permutation(len(names)) if k else np.arange(len(names))
-        null[k] = fixed @ _standard(matrix[order[one], order[other]]) / count
-    return float(null[0]), float(_p(np.abs(null), abs(null[0])))
-
-
-# --- arithmetic ------------------------------------------------------------------------------------------------------
-
-
 def contrasts(values: pd.DataFrame) -> np.ndarray:
-    """[prompt - 1, component]: each prompt's deviation from the mean of those before it, at equal variances. They have
-    the same sums of squares and products as the centred values."""
+    """[prompt - 1, component]: each prompt's deviation from the mean of those before it, at equal variances (Helmert).
+    They have the same sums of squares and products as the centred values."""
     table = values.to_numpy(dtype=float)
     constant = np.ptp(table, axis=0) <= 1e-12 * np.abs(table).max(axis=0)  # [component], but for rounding
     return np.where(constant, 0.0, helmert(len(table)) @ table)
@@ -192,10 +131,6 @@ def _correlations(z: np.ndarray) -> np.ndarray:
     """Contrasts [..., prompt - 1, component] -> r [..., component, component]."""
     z = _scaled(z)
     return np.clip(np.swapaxes(z, -1, -2) @ z, -1, 1)
-
-
-def _standard(x: np.ndarray) -> np.ndarray:
-    return (x - x.mean()) / x.std()
 
 
 def _p(null: np.ndarray, observed) -> np.ndarray:

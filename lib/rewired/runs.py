@@ -34,9 +34,6 @@ from rewired.errors import RewiredError, choice
 WITHIN, BETWEEN = "within a variant", "between variants"
 """The two values of the column ``kind`` of `pairs`."""
 
-MEASURES = ("mean", "root mean square", "cosine")
-"""What `distances` knows by name."""
-
 
 def distances(values: pd.DataFrame, measure: str | Callable = "mean") -> pd.DataFrame:
     """Distance of every two runs, a symmetric matrix [run, run] in the order of the columns.
@@ -62,7 +59,7 @@ def distances(values: pd.DataFrame, measure: str | Callable = "mean") -> pd.Data
     elif callable(measure):
         apart = pdist(table, measure)
     else:
-        raise choice("distance measure", measure, MEASURES)
+        raise choice("distance measure", measure, ("mean", "root mean square", "cosine"))
     return pd.DataFrame(squareform(apart), index=values.columns, columns=values.columns)
 
 

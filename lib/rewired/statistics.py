@@ -22,13 +22,11 @@ def binomial_interval(successes, trials, level: float = 0.95, family: int = 1) -
 def agreement(
     samples: pd.DataFrame, measured: pd.DataFrame, by: Sequence[str] = ("scenario",), level: float = 0.99
 ) -> pd.DataFrame:
-    """Does sampling say what the metric says? One row per cell (a combination of the columns ``by``).
-
-    ``samples`` has one row per sampled answer (prompt_id, move), ``measured`` one per prompt (prompt_id, p_defect).
-    Columns: ``n`` answers, ``legal`` ones, ``defections``; ``sampled``, the share of defection among legal answers;
-    ``expected``, the prompts' p_defect, each weighted by its legal answers; ``lower`` and ``upper``, exact binomial
-    bounds for the true share, all cells together at ``level``; ``inside``; and ``majority_agrees``, NA within 0.1 of
-    one half, where no majority is to be expected."""
+    """Does sampling say what the metric says? One row per cell (a combination of the columns ``by``), from one row per
+    sampled answer (prompt_id, move) and one per prompt (prompt_id, p_defect). ``n`` answers, ``legal`` ones,
+    ``defections``; ``sampled``, the share of defection among legal answers; ``expected``, the prompts' p_defect, each
+    weighted by its legal answers; ``lower`` and ``upper``, exact binomial bounds for the true share, all cells
+    together at ``level``; ``inside``; ``majority_agrees``, NA within 0.1 of one half."""
     by = list(by)
     extra = [column for column in by if column not in samples]
     known = measured[["prompt_id", "p_defect", *extra]].drop_duplicates("prompt_id")
@@ -48,17 +46,13 @@ def agreement(
     return cells
 
 
-def paired_permutation(
-    a, b, draws: int = 20_000, seed: int = 0, clusters: Sequence | None = None
-) -> tuple[float, float]:
+def paired_permutation(a, b, draws=20_000, seed=0, clusters: Sequence | None = None) -> tuple[float, float]:
     """(mean difference a - b, two-sided p): pair by pair, swap which model a value came from.
 
-    The null: it never mattered which model a value came from, so *these two models* are alike on each prompt.
-    A difference that a group of prompts shares breaks this null, for each model reads a wording in its own way. The
-    question whether the models differ *on average over wordings* needs ``clusters``: whole clusters are swapped.
-
-    The observed assignment counts as one, so p is never 0. Its floor is 1 / (draws + 1), or 2 / 2^n where n pairs or
-    clusters allow fewer assignments than ``draws`` and all are tried. Raises RewiredError for missing values."""
+    The null: *these two models* are alike on each prompt. A difference that a group of prompts shares breaks it, for
+    each model reads a wording in its own way. The question whether the models differ *on average over wordings* needs
+    ``clusters``: whole clusters are swapped. The observed assignment counts as one, so p is never 0: its floor is
+    1 / (draws + 1), or 2 / 2^n where n pairs or clusters allow fewer swaps. Raises RewiredError for missing values."""
     sums, sizes = _by_cluster(_difference(a, b), clusters)  # both [cluster]
     null = np.abs(swaps(len(sums), draws, seed) @ sums)  # [swap], the first one as observed
     rounding = 1e-12 * np.abs(sums).sum()  # rounding must not break ties, at any scale
@@ -68,11 +62,10 @@ def paired_permutation(
 def cluster_interval(
     values, clusters: Sequence, level: float = 0.95, draws: int = 5_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of a mean over clustered values: all means that `paired_permutation` with these clusters keeps.
-
-    Its ends are order statistics of the means of subsets of clusters (Hartigan 1969, "Using subsample values as
-    typical values"). It covers for clusters of any sizes whose deviations are symmetric, however few. NaN, NaN where
-    there are too few clusters for any interval: at 0.95 fewer than six. Raises RewiredError for missing values."""
+    """Interval of a mean over clustered values: all means that `paired_permutation` with these clusters keeps. Its
+    ends are order statistics of the means of subsets of clusters (Hartigan 1969, "Using subsample values as typical
+    values"). It covers for clusters of any sizes whose deviations are symmetric. NaN, NaN where there are too few
+    clusters: at 0.95 fewer than six. Raises RewiredError for missing values."""
     sums, sizes = _by_cluster(_difference(values, 0.0), clusters)
     subsets = (swaps(len(sums), draws, seed) + 1) // 2  # [subset, cluster] of 0 and 1; the first one holds all
     subsets = subsets[subsets.any(axis=1)]
@@ -86,11 +79,9 @@ def cluster_interval(
 def rank_correlation(
     x, y, clusters: Sequence, level: float = 0.95, draws: int = 1_000, seed: int = 0
 ) -> tuple[float, float, float]:
-    """(rho, low, high): Spearman's rank correlation with a bootstrap interval.
-
-    The bootstrap draws whole clusters (say, the heads of a layer) with replacement. With few clusters it is a little
-    too narrow: with eight, up to nine of a hundred intervals at the level 0.95 miss. NaN where x or y is constant,
-    and for the bounds with fewer than two clusters."""
+    """(rho, low, high): Spearman's rank correlation with a bootstrap interval that draws whole clusters (the heads of
+    a layer, say). With few clusters it is a little too narrow: with eight, up to nine of a hundred intervals at the
+    level 0.95 miss. NaN where x or y is constant, and for the bounds with fewer than two clusters."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     codes, names = pd.factorize(np.asarray(list(clusters)), sort=True)
     members = [np.flatnonzero(codes == k) for k in range(len(names))]  # per cluster, its places in x and y
@@ -113,9 +104,8 @@ def rank_correlation(
 
 
 def swaps(count: int, draws: int, seed: int) -> np.ndarray:
-    """[swap, count] of +1 (as observed) and -1 (swapped), the first row all +1.
-
-    All 2^count rows if these are no more than ``draws``, otherwise as many random ones and the observed one."""
+    """[swap, count] of +1 (as observed) and -1 (swapped), the first row all +1: all 2^count rows if these are no more
+    than ``draws``, otherwise as many random ones."""
     if count < 31 and 2**count <= draws + 1:
         bits = np.arange(2**count)[:, None] >> np.arange(count) & 1  # [swap, count]
         return 1 - 2 * bits
@@ -144,9 +134,6 @@ def _by_cluster(values: np.ndarray, clusters: Sequence | None) -> tuple[np.ndarr
 
 
 # --- going: see runs.differ and the chapter on training ------------------------------------------------------------
-
-labellings = swaps
-
 
 def departure(course: pd.Series, margin: float) -> float:
     """Where a course leaves its beginning for good: the first place in its index (episodes, ascending) from which on
@@ -179,30 +166,3 @@ def foresight(table: pd.DataFrame, draws: int = 1_000, level: float = 0.95, seed
             low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2]) if len(spread) else (np.nan, np.nan)
             rows.append((measure, episode, found[0], low, high))
     return pd.DataFrame(rows, columns=["measure", "episode", "value", "low", "high"])
-
-
-def between_and_within(
-    table: pd.DataFrame, value: str, variant_a: str, variant_b: str, unit: str = "prompt_id"
-) -> dict[str, float | bool]:
-    """Rule 7 of the book. ``table`` has columns variant, seed, ``unit`` and ``value``; two runs differ by the mean
-    absolute difference over units. Returns the mean ``between`` the two variants (seeds i != j), the largest
-    ``within`` either of them, and ``differ``: between > within. NaN and False with fewer than two seeds.
-
-    When the variant makes no difference, all ways to split the runs in two are alike, and hardly more than one can
-    look like this: three runs a variant err in less than one case of ten, two in up to one of three (measured by
-    benchmarks/calibration). It is a rule, not a test; a smaller level takes more runs."""
-    wide = table.pivot_table(index=unit, columns=["variant", "seed"], values=value)
-
-    def distances(first: str, second: str) -> list[float]:
-        return [
-            float((wide[first, i] - wide[second, j]).abs().mean())
-            for i in wide[first].columns
-            for j in wide[second].columns
-            if (i < j if first == second else i != j)
-        ]
-
-    between = distances(variant_a, variant_b)
-    within = distances(variant_a, variant_a) + distances(variant_b, variant_b)
-    if not between or not within:
-        return {"between": float("nan"), "within": float("nan"), "differ": False}
-    return {"between": float(np.mean(between)), "within": max(within), "differ": float(np.mean(between)) > max(within)}

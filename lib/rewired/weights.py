@@ -1,12 +1,8 @@
 """What training wrote into the weights: the size, the direction and the subspaces of low-rank updates.
 
-LoRA replaces a weight matrix W by W + scale · B A, with B [out, rank] and A [rank, in]. The two factors mean nothing by
-themselves: (B M)(M⁻¹ A) is the same update for every invertible M. So everything here is about the product
-
-    U = scale · B A        its Frobenius norm, inner products and cosines with other updates, the directions it reads
-                           (rows of A) and the directions it writes (columns of B)
-
-None of it forms U, which has as many numbers as W. Small Gram matrices do, B₁ᵀB₂ and A₁A₂ᵀ [rank, rank]:
+LoRA replaces a weight matrix W by W + U, U = scale · B A, with B [out, rank] and A [rank, in]. The two factors mean
+nothing by themselves: (B M)(M⁻¹ A) is the same update for every invertible M. So everything here is about the product,
+and none of it forms U, which has as many numbers as W. Small Gram matrices do, B₁ᵀB₂ and A₁A₂ᵀ [rank, rank]:
 
     <U₁, U₂> = trace(U₁ᵀ U₂) = scale₁ scale₂ · sum((B₁ᵀ B₂) * (A₁ A₂ᵀ)).
 
@@ -27,8 +23,7 @@ from scipy.linalg import orth
 
 from rewired.errors import RewiredError
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +35,7 @@ class Update:
     scale: float
 
     def part(self, rows: slice = slice(None), columns: slice = slice(None)) -> "Update":
-        """The update of some outputs (``rows``) and some inputs (``columns``) of the module: one head's, say."""
+        """The update of some of the module's outputs (``rows``) and inputs (``columns``)."""
         return replace(self, B=self.B[rows], A=self.A[:, columns])
 
     @property
@@ -71,10 +66,8 @@ def inner(a: Update, b: Update) -> float:
 
 
 def updates(model) -> dict[tuple[int, str], Update]:
-    """The updates of the adapter that is switched on in ``model`` (see `models.Variants.variant`); none for the base.
-
-    Raises RewiredError for an adapter that is more than scale · B A (DoRA, a bias, two adapters at once), or that sits
-    outside the numbered layers."""
+    """The updates of the adapter that is switched on in ``model``; none for the base. Raises RewiredError for an
+    adapter that is more than scale · B A (DoRA, a bias, two at once), or that sits outside the numbered layers."""
     by_module = {}
     for name, module in model.named_modules():
         if not hasattr(module, "lora_A") or module.disable_adapters:
@@ -85,7 +78,7 @@ def updates(model) -> dict[tuple[int, str], Update]:
         if not (place and plain):
             raise RewiredError(
                 f"The module {name} has the adapters {active}; the weights chapter knows one plain LoRA adapter (no "
-                "DoRA, no bias) on the linear layers of a decoder. Train with the defaults of `training` in the profile."
+                "DoRA, no bias) on the linear layers of a decoder. Train with the defaults of the profile's `training`."
             )
         (adapter,) = active
         A = module.lora_A[adapter].weight.detach()  # [rank, in]
@@ -95,12 +88,9 @@ def updates(model) -> dict[tuple[int, str], Update]:
 
 
 def of_variant(variants, name: str, seed: int) -> dict[tuple[int, str], Update]:
-    """The updates of a run of a `models.Variants`. Raises RewiredError as `models.Variants.variant` does."""
+    """The updates of a run of a `models.Variants`."""
     with variants.variant(name, seed) as model:
         return updates(model)
-
-
-# --- size ------------------------------------------------------------------------------------------------------------
 
 
 def weight_of(model, layer: int, module: str) -> torch.Tensor:
@@ -111,8 +101,7 @@ def weight_of(model, layer: int, module: str) -> torch.Tensor:
 
 
 def norms(run: Updates, model) -> pd.DataFrame:
-    """One row per module: layer, module, ``norm`` of its update, ``base``, the norm of the weight matrix beneath, and
-    ``relative``, the one over the other."""
+    """One row per module: layer, module, ``norm`` of its update, ``base`` of the matrix beneath, and ``relative``."""
     rows = []
     for (layer, module), update in run.items():
         base = torch.linalg.matrix_norm(weight_of(model, layer, module).detach().float()).item()
@@ -120,37 +109,8 @@ def norms(run: Updates, model) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["layer", "module", "norm", "base", "relative"])
 
 
-def by_component(run: Updates, heads: int, kv_heads: int) -> dict[str, dict[tuple[int, str], Update]]:
-    """{component: its updates}. ``L3_MLP`` and ``L3_ATTN`` own their modules' whole updates. A head, ``L3H0``, owns
-    the slices that it uses: its rows of ``q_proj``, its columns of ``o_proj``, and the rows of ``k_proj`` and
-    ``v_proj`` of its KV head, which the heads of a group share."""
-    components: dict[str, dict[tuple[int, str], Update]] = {}
-    for (layer, module), update in run.items():
-        kind = "ATTN" if module in ATTENTION else "MLP"
-        components.setdefault(f"L{layer}_{kind}", {})[layer, module] = update
-        if kind == "MLP":
-            continue
-        for head in range(heads):
-            part = _of_head(update, module, head, heads, kv_heads)
-            components.setdefault(f"L{layer}H{head}", {})[layer, module] = part
-    return components
-
-
-def _of_head(update: Update, module: str, head: int, heads: int, kv_heads: int) -> Update:
-    """The slice of an attention module's update that one head uses."""
-    if module == "o_proj":  # a head's output enters through its columns
-        width = update.A.shape[1] // heads
-        return update.part(columns=slice(head * width, (head + 1) * width))
-    count, index = heads, head
-    if module in ("k_proj", "v_proj"):  # the heads of a group read one KV head
-        count, index = kv_heads, head * kv_heads // heads
-    width = update.B.shape[0] // count
-    return update.part(rows=slice(index * width, (index + 1) * width))
-
-
 def total(a: Updates, b: Updates | None = None) -> float:
-    """<a, b> over the modules that both change; with one argument the squared norm of a. As one long vector of all
-    their entries: the norm is total(a) ** 0.5, the cosine total(a, b) / (total(a) * total(b)) ** 0.5."""
+    """<a, b> of two runs as long vectors of all their entries; with one argument the squared norm of a."""
     b = a if b is None else b
     return sum(inner(a[key], b[key]) for key in a if key in b)
 
@@ -160,15 +120,11 @@ def distance(a: Updates, b: Updates) -> float:
     return max(total(a) + total(b) - 2 * total(a, b), 0.0) ** 0.5
 
 
-# --- similarity ------------------------------------------------------------------------------------------------------
-
-
 def shared(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """(share, angle) of two subspaces, given by orthonormal bases [width, rank].
-
-    The singular values of aᵀb are the cosines of the principal angles (Björck and Golub 1973). ``share`` is the mean of
-    their squares over the smaller rank: 1 if one space contains the other, and on average rank / width for two random
-    spaces of one rank. ``angle`` is the smallest principal angle in degrees. NaN for an update that is zero."""
+    """(share, angle) of two subspaces, given by orthonormal bases [width, rank]. The singular values of aᵀb are the
+    cosines of the principal angles (Björck and Golub 1973). ``share`` is the mean of their squares: 1 if one space
+    contains the other, on average rank / width for two random ones. ``angle`` is the smallest, in degrees. NaN for
+    an update that is zero."""
     if not a.shape[1] or not b.shape[1]:
         return float("nan"), float("nan")
     cosines = np.linalg.svd(a.T @ b, compute_uv=False).clip(0, 1)  # [smaller rank], descending
@@ -177,15 +133,13 @@ def shared(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
 
 def similarity(a: Updates, b: Updates) -> pd.DataFrame:
     """One row per module of two runs: layer, module, ``inner``, ``norm_a``, ``norm_b``, ``cosine`` of the updates.
-    For the directions they read and write: ``reads``, ``writes`` (the shared part), ``reads_angle``, ``writes_angle``
-    (the smallest principal angle) and ``reads_chance``, ``writes_chance`` (the part that random spaces share).
-
-    Raises RewiredError for runs whose adapters sit on different modules."""
+    For the directions they read and write: the shared part (``reads``, ``writes``), the smallest principal angle
+    (``reads_angle`` …) and what random spaces share (``reads_chance`` …). Raises RewiredError for other modules."""
     if a.keys() != b.keys():
         odd = ", ".join(f"layer {layer} {module}" for layer, module in sorted(a.keys() ^ b.keys())[:3])
         raise RewiredError(
-            f"The two runs change different modules ({odd} in one only), so their updates cannot be compared. Compare "
-            "runs that were trained with the same settings."
+            f"The two runs change different modules ({odd} in one only), so their updates cannot be compared. "
+            "Compare runs that were trained with the same settings."
         )
     rows = []
     for (layer, module), u in a.items():
