@@ -71,29 +71,23 @@ def test_a_pattern_is_sums_of_the_models_own(gemma, at, monkeypatch):
 
 
 def test_the_axes_of_a_pattern(gemma):
-    """values[prompt, position, role, layer, head] is the frame's cell of these names; tokens count each role."""
+    """values[prompt, position, role, layer, head] is the frame's cell of these names; NaN where there are no words."""
     model, tokenizer = gemma
     pattern = attention.pattern(model, tokenizer, brute.PROMPTS[:4], at=("prompt_end", "decision"), layers=[2, 0])
     shape = (4, 2, len(pattern.roles), 2, 8)
     assert tuple(pattern.values.shape) == shape and pattern.layers == (2, 0) and pattern.roles[-1] == "rest"
-    table = pattern.to_frame().set_index(["prompt_id", "position", "role", "layer", "head"])
+    weights = pattern.to_frame().set_index(["prompt_id", "position", "role", "layer", "head"])["weight"]
     names = (pattern.prompts["prompt_id"], pattern.positions, pattern.roles, pattern.layers, range(8))
     count = 0
+    spans = [attention.spans(tokenizer, prompt) for prompt in brute.PROMPTS[:4]]
     for place in product(*map(range, shape)):
         name = tuple(level[k] for level, k in zip(names, place, strict=True))
-        tokens = pattern.tokens[place[:3]].item()
-        assert (name in table.index) == (tokens > 0), "a role that the prompt lacks has no row"
-        if tokens:
+        has_words = name[2] in spans[place[0]] or name[2] == "rest"
+        assert (name in weights.index) == has_words == bool(pattern.values[place].isfinite())
+        if has_words:
             count += 1
-            assert table.loc[name, "weight"] == pattern.values[place].item() and table.loc[name, "tokens"] == tokens
-        else:
-            assert pattern.values[place] == 0
-    assert count == len(table)
-    for i, prompt in enumerate(brute.PROMPTS[:4]):
-        spans, length = attention.spans(tokenizer, prompt), brute.row(tokenizer, prompt)[0].shape[1]
-        for r, role in enumerate(pattern.roles[:-1]):
-            assert pattern.tokens[i, :, r].tolist() == [len(spans.get(role, []))] * 2
-        assert pattern.tokens[i, 1].sum() == length, "the decision step sees all tokens"
+            assert weights[name] == pattern.values[place].item()
+    assert count == len(weights)
     assert (pattern.prompts["scenario"] == [prompt.scenario for prompt in brute.PROMPTS[:4]]).all()
 
 
@@ -105,7 +99,7 @@ def test_both_positions_at_once_are_each_alone(gemma, monkeypatch):
     keys = ["prompt_id", "position", "role", "layer", "head"]
     for position, part in both.groupby("position"):
         alone = attention.pattern(model, tokenizer, brute.PROMPTS[:3], at=[position]).to_frame()
-        joined = part.merge(alone, on=[*keys, "scenario", "tokens"], validate="one_to_one")
+        joined = part.merge(alone, on=[*keys, "scenario"], validate="one_to_one")
         assert len(joined) == len(part) == len(alone)
         assert np.allclose(joined["weight_x"], joined["weight_y"], atol=1e-6)
 

@@ -148,14 +148,6 @@ def test_where_source_and_target_agree_to_the_bit_no_share_is_recovered(pair):
     assert table["recovered"].isna().all()
 
 
-def test_a_ladder_of_sets():
-    sets = patching.ladder(["a", "b", "c"], sizes=(1, 3), draws=2)
-    assert sets["top-1"] == ["a"] and sets["top-3"] == ["a", "b", "c"] and len(sets) == 6
-    assert sorted(sets["random-3-1"]) == ["a", "b", "c"]
-    with pytest.raises(RewiredError, match="4 components.*only 3"):
-        patching.ladder(["a", "b", "c"], sizes=(4,))
-
-
 @pytest.mark.parametrize("positions", ["all", "decision"])
 def test_the_interaction_of_two_patches_is_what_whole_passes_say(pair, positions):
     model, tokenizer, _, _, seen_by = pair
@@ -230,12 +222,13 @@ def test_models_that_agree_have_no_circuits(pair):
 
 
 @pytest.mark.parametrize("mode", ["input", "output"])
-def test_attribution_patching_is_a_gradient(pair, mode):
+def test_attribution_patching_is_a_gradient(pair, mode, monkeypatch):
     """Against autograd through hooks: d delta / d activation, times source minus target."""
     model, tokenizer, _, _, seen_by = pair
+    monkeypatch.setattr(patching, "BATCH_SIZE", 3)
     tables = {}
     for positions in recording.POSITIONS:
-        table = patching.attribution_patching(sweep_of(pair, positions, mode), recording.KINDS, batch_size=3)
+        table = patching.attribution_patching(sweep_of(pair, positions, mode), recording.KINDS)
         tables[positions] = table.set_index(["prompt_id", "component"])["estimate"]
     for prompt in brute.PROMPTS[:2]:
         seen, live = seen_by[prompt.id], {}

@@ -7,9 +7,8 @@ attention to "the other player's displayed move" is a sum over known tokens, and
 A pattern says where a head looks, not whether that matters. *Attention knockout* (Geva et al. 2023) blocks some words:
 minus infinity is added to their scores before the softmax, so that they get no attention and the rest still sums to
 one. What is measured is the decision. The words are blocked for the decision step alone, where nothing but that step
-has to be computed again, or for all positions, in one whole forward pass each.
+is computed again, or for all positions, in whole forward passes.
 
->>> pattern(model, tokenizer, prompts).to_frame()          # one row per prompt, position, role, layer and head
 >>> plan = blocks(tokenizer, prompts, {"moves": ["own_move", "other_move"]}, draws=1)
 >>> knockout(model, tokenizer, prompts, plan)              # one row per prompt, group and draw
 """
@@ -22,7 +21,7 @@ import pandas as pd
 import torch
 
 from rewired.errors import RewiredError, choice
-from rewired.prompts import Labels, Prompt, chat
+from rewired.prompts import Prompt, chat
 from rewired.tracing.anatomy import Anatomy, anatomy, chosen_layers
 from rewired.tracing.capture import BATCH_SIZE, batches, encode, read_out, read_positions
 from rewired.tracing.packed import forward
@@ -59,49 +58,36 @@ def spans(tokenizer, prompt: Prompt) -> dict[str, list[int]]:
     return roles
 
 
-# --- patterns --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Pattern:
     """The attention that positions of prompts pay to the words of each role. Over all roles it sums to 1."""
 
     prompts: pd.DataFrame  # prompt_id and scenario, one row a prompt
     positions: tuple[str, ...]
-    roles: tuple[str, ...]  # the last is what belongs to no other
+    roles: tuple[str, ...]  # the last is `REST`, what belongs to no other
     layers: tuple[int, ...]
-    values: torch.Tensor  # [prompt, position, role, layer, head], fp64
-    tokens: torch.Tensor  # [prompt, position, role]: how many tokens have the role; 0 where the prompt has none
+    values: torch.Tensor  # [prompt, position, role, layer, head], fp64; NaN where the prompt has no such words
 
     def to_frame(self) -> pd.DataFrame:
         """One row per prompt, position, role that the prompt has, layer and head: prompt_id, scenario, position, role,
-        ``tokens``, layer, head and ``weight``, the attention."""
-        heads = range(self.values.shape[-1])
-        place = pd.MultiIndex.from_product(
-            [self.prompts["prompt_id"], self.positions, self.roles, self.layers, heads],
-            names=["prompt_id", "position", "role", "layer", "head"],
-        )
-        tokens = self.tokens[..., None, None].expand(self.values.shape)  # [prompt, position, role, layer, head]
-        numbers = {"tokens": tokens.flatten().numpy(), "weight": self.values.flatten().numpy()}
-        frame = pd.DataFrame(numbers, index=place).reset_index()
-        frame["scenario"] = frame["prompt_id"].map(self.prompts.set_index("prompt_id")["scenario"])
-        columns = ["prompt_id", "scenario", "position", "role", "tokens", "layer", "head", "weight"]
-        return frame.loc[frame["tokens"] > 0, columns].reset_index(drop=True)
+        layer, head and ``weight``, the attention."""
+        levels = [self.prompts["prompt_id"], self.positions, self.roles, self.layers, range(self.values.shape[-1])]
+        place = pd.MultiIndex.from_product(levels, names=["prompt_id", "position", "role", "layer", "head"])
+        weights = pd.Series(self.values.flatten().numpy(), index=place, name="weight")
+        frame = weights.dropna().reset_index()
+        scenario = frame["prompt_id"].map(self.prompts.set_index("prompt_id")["scenario"])
+        frame.insert(1, "scenario", scenario)
+        return frame
 
 
 @torch.no_grad()
 def pattern(
-    model,
-    tokenizer,
-    prompts: Sequence[Prompt],
-    at: Sequence[str] = ("decision",),
-    layers: Sequence[int] | None = None,
-    labels: Labels | Sequence[str] | None = None,
+    model, tokenizer, prompts: Sequence[Prompt], at: Sequence[str] = ("decision",), layers: Sequence[int] | None = None
 ) -> Pattern:
     """The attention of every head in ``layers`` (default: all) to every role of the prompts, from the positions ``at``
     (``"decision"``, ``"prompt_end"`` or both). Raises RewiredError unless attention is eager."""
-    parts, encoded = anatomy(model), encode(tokenizer, prompts, labels)
-    _needs_eager(parts)
+    parts, encoded = anatomy(model), encode(tokenizer, prompts)
+    _require_eager(parts)
     layers = chosen_layers(parts, layers)
     known = {"decision": encoded.steps, "prompt_end": encoded.ends}
     for position in at:
@@ -111,16 +97,20 @@ def pattern(
     places = [spans(tokenizer, prompt) for prompt in prompts]
     roles = [*_known(places), REST]
     values = torch.zeros(len(prompts), len(at), len(roles), len(layers), parts.heads, dtype=torch.float64)
-    tokens = torch.zeros(len(prompts), len(at), len(roles), dtype=torch.long)  # [prompt, position, role]
     for indices, ids in batches(encoded.rows, BATCH_SIZE, parts.device):
         row, query = read_positions(queries, indices, parts.device)
-        seen = _patterns(parts, ids, layers, row, query)  # [layer, row x position, head, key]
-        seen = seen.unflatten(1, (len(indices), len(at))).double().cpu()  # [layer, row, position, head, key]
+        seen, net = {}, parts.view
+        with net.trace(input_ids=ids, use_cache=False):
+            for layer in sorted(layers):  # in the order of execution
+                seen[layer] = net.layers[layer].self_attn.output[1][row, :, query].save()  # [row x position, head, key]
+        patterns = torch.stack([seen[layer] for layer in layers]).double().cpu()  # [layer, row x position, head, key]
+        patterns = patterns.unflatten(1, (len(indices), len(at)))  # [layer, row, position, head, key]
         for r, i in enumerate(indices):
             members = _members(places[i], roles, queries[i], ids.shape[1])  # [position, role, key]
-            values[i] = torch.einsum("lphk,prk->prlh", seen[:, r], members)
-            tokens[i] = members.sum(-1)
-    return Pattern(encoded.frame(), tuple(at), tuple(roles), tuple(layers), values, tokens)
+            sums = torch.einsum("lphk,prk->prlh", patterns[:, r], members)  # [position, role, layer, head]
+            absent = members.sum(-1) == 0  # [position, role]
+            values[i] = sums.masked_fill(absent[..., None, None], torch.nan)
+    return Pattern(encoded.frame(), tuple(at), tuple(roles), tuple(layers), values)
 
 
 def _members(places: Mapping[str, list[int]], roles: Sequence[str], queries: Sequence[int], keys: int) -> torch.Tensor:
@@ -131,18 +121,6 @@ def _members(places: Mapping[str, list[int]], roles: Sequence[str], queries: Seq
     for p, query in enumerate(queries):
         members[p, -1, : query + 1] = 1 - members[p, :, : query + 1].sum(0)  # the rest: no other role
     return members
-
-
-def _patterns(parts: Anatomy, ids: torch.Tensor, layers: Sequence[int], row, query) -> torch.Tensor:
-    """[layer, read, head, key]: attention from the positions ``query`` of the rows ``row`` of a batch."""
-    net, seen = parts.view, {}
-    with net.trace(input_ids=ids, use_cache=False):
-        for layer in sorted(layers):  # in the order of execution
-            seen[layer] = net.layers[layer].self_attn.output[1][row, :, query].save()  # [read, head, key]
-    return torch.stack([seen[layer] for layer in layers])
-
-
-# --- knockout --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -182,6 +160,7 @@ def _known(places: Sequence[Mapping[str, list[int]]]) -> list[str]:
 
 
 def _positions(places: Mapping[str, list[int]], roles: Sequence[str]) -> frozenset[int]:
+    """All positions of these roles in one prompt."""
     return frozenset(position for role in roles for position in places.get(role, []))
 
 
@@ -200,7 +179,6 @@ def knockout(
     plan: Sequence[Block],
     queries: str = "decision",
     layers: Sequence[int] | None = None,
-    labels: Labels | Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """The decision when the words of each block of ``plan`` (see `blocks`) get no attention in ``layers`` (default:
     all). ``queries``: they are blocked for the ``"decision"`` step alone, or for ``"all"`` positions. In the first case
@@ -213,12 +191,18 @@ def knockout(
         raise choice("kind of queries", queries, QUERIES)
     parts = anatomy(model)
     if queries == "all":
-        _needs_eager(parts)
+        _require_eager(parts)
     layers = chosen_layers(parts, layers)
-    recording = record(model, tokenizer, prompts, labels)
+    recording = record(model, tokenizer, prompts)
     nothing = Block("", 0, (frozenset(),) * len(prompts))
     deltas = (_at_decision if queries == "decision" else _everywhere)(parts, recording, [nothing, *plan], layers)
-    _require_own(deltas[0], recording, parts)
+    error = np.abs(deltas[0] - recording.delta)
+    if not (error <= recording.tolerance(parts)).all():
+        raise RewiredError(
+            f"Attention knockout cannot be trusted here: with nothing blocked, delta is off by {error.max():.3g} "
+            "logits. This model computes something that rewired.tracing.packed does not; use queries='all', which "
+            "runs the model itself."
+        )
     frames = []
     for block, after in zip(plan, deltas[1:], strict=True):
         tokens = [len(positions) for positions in block.positions]
@@ -248,47 +232,28 @@ def _at_decision(parts: Anatomy, recording: Recording, plan: Sequence[Block], la
 
 def _everywhere(parts: Anatomy, recording: Recording, plan: Sequence[Block], layers: Sequence[int]) -> np.ndarray:
     """[block, prompt]: delta when no position sees what is blocked, by whole forward passes of the model itself."""
-    encoded = recording.encoded
+    encoded, net = recording.encoded, parts.view
     deltas = np.empty((len(plan), len(encoded.rows)))
     for indices, ids in batches(encoded.rows, BATCH_SIZE, parts.device):
-        some = encoded.pick(indices)
-        last = torch.tensor(some.steps, device=parts.device)  # [row]
+        some, row = encoded.pick(indices), range(len(indices))
         itself = torch.eye(ids.shape[1], dtype=torch.bool)  # [query, key]: a position always sees itself
         for b, block in enumerate(plan):
             blocked = torch.zeros(len(ids), 1, *itself.shape, dtype=torch.bool)  # [row, 1, query, key]
-            for row, i in enumerate(indices):
-                blocked[row, :, :, sorted(block.positions[i])] = True
-            final = _masked(parts, ids, sorted(layers), (blocked & ~itself).to(parts.device), last)  # [row, d_model]
-            deltas[b, indices] = read_out(parts, final, some)[0].cpu().numpy()
+            for r, i in enumerate(indices):
+                blocked[r, :, :, sorted(block.positions[i])] = True
+            blocked, streams = (blocked & ~itself).to(parts.device), []
+            with net.trace(input_ids=ids, use_cache=False):
+                for layer in sorted(layers):
+                    args, options = net.layers[layer].self_attn.inputs
+                    mask = options["attention_mask"]  # [row, 1, query, key]; layers share it: replaced, never edited
+                    mask = mask.masked_fill(blocked, torch.finfo(mask.dtype).min)
+                    net.layers[layer].self_attn.inputs = (args, {**options, "attention_mask": mask})
+                streams.append(net.norm.input[row, some.steps].save())  # [row, d_model] at the decision step
+            deltas[b, indices] = read_out(parts, streams[0], some)[0].cpu().numpy()
     return deltas
 
 
-def _masked(parts: Anatomy, ids: torch.Tensor, layers: Sequence[int], blocked: torch.Tensor, last) -> torch.Tensor:
-    """Final residual stream of each row at ``last`` when ``layers`` cannot see what is ``blocked``: [row, d_model]."""
-    net, streams = parts.view, []
-    row = torch.arange(len(ids), device=parts.device)
-    with net.trace(input_ids=ids, use_cache=False):
-        for layer in layers:
-            args, options = net.layers[layer].self_attn.inputs
-            mask = options["attention_mask"]  # [row, 1, query, key]; the layers share it: replaced, never edited
-            mask = mask.masked_fill(blocked, torch.finfo(mask.dtype).min)
-            net.layers[layer].self_attn.inputs = (args, {**options, "attention_mask": mask})
-        streams.append(net.norm.input[row, last].save())
-    return streams[0]
-
-
-def _require_own(delta: np.ndarray, recording: Recording, parts: Anatomy) -> None:
-    """RewiredError unless the decision with nothing blocked is the model's own."""
-    error = np.abs(delta - recording.delta)
-    if not (error <= recording.tolerance(parts)).all():
-        raise RewiredError(
-            f"Attention knockout cannot be trusted here: with nothing blocked, delta is off by {error.max():.3g} "
-            "logits. This model computes something that rewired.tracing.packed does not; use queries='all', which "
-            "runs the model itself."
-        )
-
-
-def _needs_eager(parts: Anatomy) -> None:
+def _require_eager(parts: Anatomy) -> None:
     if parts.decoder.config._attn_implementation != "eager":
         raise RewiredError(
             f"Attention patterns exist only with attn_implementation='eager', and this model was loaded with "

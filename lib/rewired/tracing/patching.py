@@ -13,11 +13,9 @@ alone moves the target. Nothing is averaged over heads, and a head is its own sl
 ========  ==================================================================================
 
 Both models are recorded first, then the target is switched on: the two are never in memory together. A ``Sweep`` holds
-what all patches of one pair share; every function here takes one, and says what else it needs:
+what all patches of one pair share, and every function here takes one:
 
->>> source = patching.record(model, tokenizer, prompts)            # the model switched to the source
->>> target = patching.record(model, tokenizer, prompts)            # … and to the target, where it stays
->>> sweep = patching.Sweep(model, source, target)
+>>> sweep = patching.Sweep(model, source, target)                  # two recordings; the model is the target
 >>> patches, controls = patching.patch_each(sweep)                 # one forward pass a component and prompt
 >>> patching.patch_together(sweep, {"two": ["L3H0", "L4_MLP"]})    # one a set and prompt
 >>> patching.attribution_patching(sweep)                           # one backward pass a prompt, first order only
@@ -36,34 +34,19 @@ from rewired.tracing import controls
 from rewired.tracing.anatomy import Anatomy, locate
 from rewired.tracing.capture import BATCH_SIZE, Encoded, batches, read_out
 from rewired.tracing.packed import Tree
-from rewired.tracing.recording import Component, Sweep, components, named
-from rewired.tracing.recording import record as record  # a sweep begins with two recordings
-
-# --- one component at a time -----------------------------------------------------------------------------------------
+from rewired.tracing.recording import Component, Sweep, components, named, record  # noqa: F401 (for its callers)
 
 
 def patch_each(
-    sweep: Sweep,
-    chosen: Sequence[str | Component] | None = None,
-    draws: int = 5,
-    share: float = 0.01,
-    seed: int = 0,
+    sweep: Sweep, chosen: Sequence[str | Component] | None = None, draws: int = 5, share: float = 0.01, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Patch every ``chosen`` component (default: all heads and MLPs) alone. Returns (patches, controls).
 
     ``patches``: one row per component and prompt: prompt_id, scenario, component, kind, layer, head, positions, mode,
     delta_source, delta_target, delta_patched, ``effect`` = delta_patched - delta_target (logits; positive = toward
     defection) and ``flip`` (delta changed sign). ``controls``: control, component, layer, prompt_id, delta_patched,
-    effect, and ``error``, what should be 0:
-
-    ``unpatched``  a row without patches against the target's own delta
-    ``self``       the components of a layer patched with their own activation, against the same row unpatched
-    ``outputs``    all attention and MLP outputs of the source at once, against the source's delta
-    ``residual``   the residual stream after the last layer, against the source's delta
-    ``random``     the target's activation plus a random direction of the length of source - target at each position,
-                   ``draws`` a layer, each for a component and a tree of prompts in turn: a null for the effects
-    ``again``      a random ``share`` of the patches recomputed, each as one whole forward pass
-
+    effect, and ``error``, what should be 0 (see `controls`): ``unpatched``, ``outputs``, ``residual``, ``self``,
+    ``random`` (``draws`` a layer, spread over its trees), and ``again``, a random ``share`` of the patches recomputed.
     Raises RewiredError when a control fails, or for a component that the model does not have."""
     chosen = components(sweep.parts) if chosen is None else named(sweep.parts, chosen)
     trees = sweep.target.trees
@@ -105,8 +88,8 @@ def _one_row_each(sweep: Sweep, chosen: Sequence[Component]) -> pd.DataFrame:
     """One row per component and prompt, in this order."""
     prompts, frames = sweep.target.encoded.frame(), []
     for component in chosen:
-        place = {"kind": component.kind, "layer": component.layer, "head": component.head}
-        frames.append(prompts.assign(component=component.name, **place))
+        place = {"component": component.name, "kind": component.kind, "layer": component.layer, "head": component.head}
+        frames.append(prompts.assign(**place))
     return pd.concat(frames, ignore_index=True).assign(positions=sweep.positions, mode=sweep.mode)
 
 
@@ -117,9 +100,6 @@ def _with_effect(frame: pd.DataFrame, sweep: Sweep, patched: np.ndarray) -> pd.D
     patched = patched.reshape(-1)
     frame = frame.assign(delta_source=source, delta_target=target, delta_patched=patched)
     return frame.assign(effect=patched - target, flip=(target > 0) != (patched > 0))
-
-
-# --- sets of components ----------------------------------------------------------------------------------------------
 
 
 def patch_together(sweep: Sweep, sets: Mapping[str, Sequence[str | Component]]) -> pd.DataFrame:
@@ -146,7 +126,11 @@ def pairwise(sweep: Sweep, chosen: Sequence[str | Component]) -> pd.DataFrame:
     members = named(sweep.parts, chosen)
     pairs = list(combinations(members, 2))
     for a, b in pairs:
-        _require_apart(a, b)
+        if a == b or _contains(a, b) or _contains(b, a):
+            raise RewiredError(
+                f"{a.name} and {b.name} were both asked for, and one contains the other: patched together they are one "
+                "of the two. Choose components that are apart, such as heads and MLPs."
+            )
     sets = [[component] for component in members] + [[a, b] for a, b in pairs]
     effects = sweep.together(sets) - sweep.target.delta  # [component, then pair, prompt]
     alone = dict(zip(members, effects, strict=False))
@@ -158,30 +142,8 @@ def pairwise(sweep: Sweep, chosen: Sequence[str | Component]) -> pd.DataFrame:
     return frame.assign(interaction=frame["effect_both"] - frame["effect_one"] - frame["effect_other"])
 
 
-def _require_apart(a: Component, b: Component) -> None:
-    if a == b or _contains(a, b) or _contains(b, a):
-        raise RewiredError(
-            f"{a.name} and {b.name} were both asked for, and one contains the other: patched together they are one of "
-            "the two. Choose components that are apart, such as heads and MLPs."
-        )
-
-
 def _contains(a: Component, b: Component) -> bool:
     return a.kind == "resid" or (a.kind == "attn" and b.kind == "head" and a.layer == b.layer)
-
-
-def ladder(ranked: Sequence[str], sizes: Sequence[int] = (1, 2, 4, 8, 16), draws: int = 5, seed: int = 0) -> dict:
-    """Sets for `patch_together`: ``top-k``, the first k of ``ranked``, and ``random-k-i``, k of them at random."""
-    random = np.random.default_rng(seed)
-    sets = {}
-    for size in sizes:
-        if size > len(ranked):
-            raise RewiredError(f"A set of {size} components was asked for, and only {len(ranked)} are ranked.")
-        sets[f"top-{size}"] = list(ranked[:size])
-        for i in range(draws):
-            drawn = random.choice(len(ranked), size, replace=False)
-            sets[f"random-{size}-{i}"] = [ranked[k] for k in drawn]
-    return sets
 
 
 def greedy(sweep: Sweep, candidates: Sequence[str | Component], limit: int | None = None) -> pd.DataFrame:
@@ -191,41 +153,37 @@ def greedy(sweep: Sweep, candidates: Sequence[str | Component], limit: int | Non
     tried anew after each addition. Stop when delta changes sign, when no candidate moves it closer, or when ``limit``
     are in. One row per prompt and step (from 1): prompt_id, scenario, step, component, delta_source, delta_target,
     delta_patched, effect and flip."""
-    members = named(sweep.parts, candidates)
-    frames = []
-    for i in tqdm(range(len(sweep.target.delta)), desc="circuits", unit="prompt", disable=None):
-        if (sweep.source.delta[i] > 0) != (sweep.target.delta[i] > 0):
-            frames += _circuit(sweep.select([i]), members, len(members) if limit is None else limit)
-    if frames:
-        return pd.concat(frames, ignore_index=True)
+    members, deltas = named(sweep.parts, candidates), zip(sweep.source.delta, sweep.target.delta, strict=True)
+    rows = []
+    for i, (source, target) in enumerate(tqdm(list(deltas), desc="circuits", unit="prompt", disable=None)):
+        if (source > 0) == (target > 0):
+            continue
+        prompt = sweep.target.encoded.prompts[i]
+        for step, (component, patched) in enumerate(_circuit(sweep.select([i]), members, limit), start=1):
+            effect, flip = patched - target, (patched > 0) != (target > 0)
+            rows.append((prompt.id, prompt.scenario, step, component.name, source, target, patched, effect, flip))
     columns = ["prompt_id", "scenario", "step", "component", "delta_source", "delta_target", "delta_patched"]
-    return pd.DataFrame(columns=[*columns, "effect", "flip"])
+    return pd.DataFrame(rows, columns=[*columns, "effect", "flip"])
 
 
-def _circuit(sweep: Sweep, candidates: Sequence[Component], limit: int) -> list[pd.DataFrame]:
-    """The steps of one prompt's circuit, one frame of one row each. ``sweep`` holds that prompt alone."""
+def _circuit(sweep: Sweep, candidates: Sequence[Component], limit: int | None) -> list[tuple[Component, float]]:
+    """Each step's component and the delta then reached, for the one prompt that ``sweep`` holds."""
     own = reached = sweep.target.delta[0]
     direction = np.sign(sweep.source.delta[0] - own)
-    chosen, rest, steps = [], list(candidates), []
-    while rest and len(chosen) < limit and (reached > 0) == (own > 0):
+    rest, steps = list(candidates), []
+    while rest and len(steps) != limit and (reached > 0) == (own > 0):
+        chosen = [component for component, _ in steps]
         tried = sweep.together([[*chosen, candidate] for candidate in rest])[:, 0]  # [candidate]
         gain = (tried - reached) * direction  # [candidate], above 0: closer to the source
         best = int(gain.argmax())
         if gain[best] <= 0:
             break
         reached = tried[best]
-        chosen.append(rest.pop(best))
-        step = sweep.target.encoded.frame().assign(step=len(chosen), component=chosen[-1].name)
-        steps.append(_with_effect(step, sweep, np.array([reached])))
+        steps.append((rest.pop(best), reached))
     return steps
 
 
-# --- attribution patching --------------------------------------------------------------------------------------------
-
-
-def attribution_patching(
-    sweep: Sweep, kinds: Sequence[str] = ("head", "mlp"), batch_size: int = BATCH_SIZE
-) -> pd.DataFrame:
+def attribution_patching(sweep: Sweep, kinds: Sequence[str] = ("head", "mlp")) -> pd.DataFrame:
     """Attribution patching: (source - target) · gradient of delta, the effect to first order (Nanda 2023).
 
     One backward pass serves all components of a prompt. Columns: prompt_id, scenario, component, kind, layer, head,
@@ -234,7 +192,7 @@ def attribution_patching(
     source, target, encoded = sweep.source, sweep.target, sweep.target.encoded
     chosen = components(sweep.parts, kinds)
     estimate = np.zeros((len(chosen), len(encoded.rows)))  # [component, prompt]
-    for indices, ids in batches(encoded.rows, batch_size, sweep.parts.device):
+    for indices, ids in batches(encoded.rows, BATCH_SIZE, sweep.parts.device):
         gradients = _gradients(sweep.parts, ids, encoded.pick(indices))
         for row, i in enumerate(indices):
             there, own = source.at(source.path(i)), target.at(target.path(i))
@@ -262,18 +220,16 @@ def _slope(sweep: Sweep, component: Component, slopes: Mapping[tuple[str, int], 
 @torch.enable_grad()
 def _gradients(parts: Anatomy, ids: torch.Tensor, encoded: Encoded) -> dict[tuple[str, int], torch.Tensor]:
     """{(site, layer): d delta / d activation [row, position, width]}: rows do not mix, so one backward serves all."""
-    sites = []  # in the order of execution
+    sites = []  # in the order of execution; the stream into the first layer is no component
     for layer in range(parts.depth):
-        sites += [("resid_pre", layer)] if layer else []
-        sites += [("z", layer), ("attn_out", layer), ("mlp_out", layer)]
-    sites.append(("resid_final", parts.depth))
+        sites += [("resid_pre", layer), ("z", layer), ("attn_out", layer), ("mlp_out", layer)]
+    sites = [*sites[1:], ("resid_final", parts.depth)]
     live, net = [], parts.view
     with net.trace(input_ids=ids, use_cache=False):
         net.embed_tokens.output.requires_grad_()
         for site, layer in sites:
             module, side = locate(net, parts.sandwich, site, layer)
             live.append(getattr(module, side).save())  # [row, position, width]
-    last = torch.tensor([len(row) - 1 for row in encoded.rows], device=parts.device)
-    final = live[-1][torch.arange(len(ids), device=parts.device), last]  # [row, d_model] at the decision step
+    final = live[-1][torch.arange(len(ids)), encoded.steps]  # [row, d_model] at the decision step
     delta = read_out(parts, final, encoded)[0]  # [row]
     return dict(zip(sites, torch.autograd.grad(delta.sum(), live), strict=True))
