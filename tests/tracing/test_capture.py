@@ -7,7 +7,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForC
 
 from rewired.errors import RewiredError
 from rewired.tracing import capture
-from rewired.tracing.anatomy import SITES, anatomy
+from rewired.tracing.anatomy import SITES, anatomy, chosen_layers
 
 
 @pytest.fixture(scope="module")
@@ -15,18 +15,19 @@ def gemma(tmp_path_factory):
     return brute.gemma(tmp_path_factory.mktemp("gemma"))
 
 
-def test_every_site_is_what_a_hook_sees(gemma):
+def test_every_site_is_what_a_hook_sees(gemma, monkeypatch):
+    monkeypatch.setattr(capture, "BATCH_SIZE", 3)
     model, tokenizer, switch = gemma
     switch("one")
     rows = [brute.row(tokenizer, prompt)[0][0].tolist() for prompt in brute.PROMPTS]
     positions = [[3, 40, len(row) - 1] for row in rows]
-    found = capture.capture(model, rows, SITES, [2, 0], positions, batch_size=3)
-    assert found["z"].shape == (2, 3 * len(rows), 8, 8) and found["resid_final"].shape == (1, 3 * len(rows), 32)
+    found = capture.capture(model, rows, SITES, positions)
+    assert found["z"].shape == (3, 3 * len(rows), 8, 8) and found["resid_final"].shape == (1, 3 * len(rows), 32)
     for i, prompt in enumerate(brute.PROMPTS):
-        for k, layer in enumerate((2, 0)):
+        for layer in range(3):
             seen = brute.see(model, tokenizer, prompt, {s: brute.place(model, s, layer) for s in SITES})
             for site, value in seen.items():
-                mine = found[site][0 if site == "resid_final" else k, 3 * i : 3 * i + 3].flatten(1)
+                mine = found[site][0 if site == "resid_final" else layer, 3 * i : 3 * i + 3].flatten(1)
                 assert (mine - value[positions[i]]).abs().max() < 1e-5, site
 
 
@@ -35,7 +36,7 @@ def test_read_out_is_the_models_decision(gemma):
     switch("two")
     parts, encoded = anatomy(model), capture.encode(tokenizer, brute.PROMPTS)
     steps = [[len(row) - 1] for row in encoded.rows]
-    hidden = capture.capture(model, encoded.rows, ("resid_final",), None, steps)["resid_final"][0]
+    hidden = capture.capture(model, encoded.rows, ("resid_final",), steps)["resid_final"][0]
     delta, raw = capture.read_out(parts, hidden, encoded)
     cap = model.config.final_logit_softcapping
     for i, prompt in enumerate(brute.PROMPTS):
@@ -56,9 +57,9 @@ def test_what_cannot_be_traced_is_refused(gemma):
     with pytest.raises(RewiredError, match="Unknown site 'resid_per'.*resid_pre"):
         capture.capture(model, [[1, 2]], ("resid_per",))
     with pytest.raises(RewiredError, match="no layer 7.*0 to 2"):
-        capture.capture(model, [[1, 2]], ("z",), [7])
+        chosen_layers(anatomy(model), [7])
     with pytest.raises(RewiredError, match="positions 0 to 1"):
-        capture.capture(model, [[1, 2]], ("z",), [0], [[2]])
+        capture.capture(model, [[1, 2]], ("z",), [[2]])
     with pytest.raises(RewiredError, match="no prompts"):
         capture.encode(tokenizer, [])
     with pytest.raises(RewiredError, match="no single decision step"):

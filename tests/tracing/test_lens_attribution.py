@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rewired.prompts import scenario_set
-from rewired.tracing import attribution, lens
+from rewired.tracing import attribution, capture, lens
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,10 @@ def capped(model, logit):
 
 
 @pytest.mark.parametrize("labels", [None, ("action3", "action4")])
-def test_the_lens_at_every_depth(gemma, labels):
+def test_the_lens_at_every_depth(gemma, labels, monkeypatch):
+    monkeypatch.setattr(capture, "BATCH_SIZE", 4)
     model, tokenizer = gemma
-    table = lens.trajectories(model, tokenizer, brute.PROMPTS, labels, batch_size=4)
+    table = lens.trajectories(model, tokenizer, brute.PROMPTS, labels)
     assert len(table) == len(brute.PROMPTS) * 2 * 4
     by_name = table.set_index(["prompt_id", "position", "depth"])
     for prompt in brute.PROMPTS:
@@ -63,9 +64,10 @@ def test_stabilization_by_its_definition():
     assert (flat["stabilizes"], flat["decided"]) == (0, 0)
 
 
-def test_contributions_and_their_sum(gemma):
+def test_contributions_and_their_sum(gemma, monkeypatch):
+    monkeypatch.setattr(capture, "BATCH_SIZE", 4)
     model, tokenizer = gemma
-    table, closure = attribution.contributions(model, tokenizer, brute.PROMPTS, batch_size=4)
+    table, closure = attribution.contributions(model, tokenizer, brute.PROMPTS)
     assert table.groupby("prompt_id").size().eq(1 + 3 * 9).all()
     assert closure["error"].abs().max() < 1e-4
     sums = table.groupby("prompt_id", sort=False)[["raw", "contribution"]].sum()

@@ -1,4 +1,4 @@
-"""Prompts as trees, and forward passes of patched rows: against whole passes with hooks, in every family of decoders."""
+"""Prompts as trees, and forward passes of patched rows, in every family of decoders."""
 
 import brute
 import pytest

@@ -27,12 +27,10 @@ from rewired.models import network
 SITES = ("resid_pre", "z", "attn_out", "attn_add", "mlp_out", "mlp_add", "resid_final")
 
 # the modules of each part: those it must have, those it may have
+NORMS = {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
 EXPECTED = {
     "decoder": ({"embed_tokens", "layers", "norm", "rotary_emb"}, set()),
-    "layer": (
-        {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"},
-        {"pre_feedforward_layernorm", "post_feedforward_layernorm"},
-    ),
+    "layer": ({"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}, NORMS),
     "self_attn": ({"q_proj", "k_proj", "v_proj", "o_proj"}, {"q_norm", "k_norm"}),
     "mlp": ({"gate_proj", "up_proj", "down_proj"}, set()),
 }
@@ -71,21 +69,6 @@ class Anatomy:
         """How far two ways to compute one delta may lie apart, relative to the size of the logits."""
         return 1e-6 if self.unembedding.dtype in (torch.float32, torch.float64) else 1e-2
 
-    def after_attention(self, layer: int, out: torch.Tensor) -> torch.Tensor:
-        """What the attention output ``out`` adds to the residual stream."""
-        return self.decoder.layers[layer].post_attention_layernorm(out) if self.sandwich else out
-
-    def before_mlp(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
-        """What the MLP reads of the residual stream."""
-        block = self.decoder.layers[layer]
-        # without post-sublayer norms, "post_attention" names the norm in front of the MLP
-        norm = block.pre_feedforward_layernorm if self.sandwich else block.post_attention_layernorm
-        return norm(stream)
-
-    def after_mlp(self, layer: int, out: torch.Tensor) -> torch.Tensor:
-        """What the MLP's output ``out`` adds to the residual stream."""
-        return self.decoder.layers[layer].post_feedforward_layernorm(out) if self.sandwich else out
-
 
 def anatomy(model) -> Anatomy:
     """The parts of ``model`` (or of the model in a PEFT wrapper). Raises RewiredError unless it is a decoder of the
@@ -93,8 +76,7 @@ def anatomy(model) -> Anatomy:
     if isinstance(model, Anatomy):
         return model
     model = network(model)
-    reason = unknown_because(model)
-    if reason:
+    if reason := _unknown(model):
         raise RewiredError(
             f"The inside of {type(model).__name__} cannot be traced: {reason}. `rewired.tracing` knows decoders made "
             "of norm, attention, norm and MLP, each added to the residual stream: Gemma-2, Gemma-3 (text), Llama, Qwen."
@@ -111,44 +93,28 @@ def anatomy(model) -> Anatomy:
     )
 
 
-def unknown_because(model) -> str | None:
+def _unknown(model) -> str | None:
     """Why this model cannot be traced, in words; None if it can."""
     try:
         decoder, head = model.get_decoder(), model.get_output_embeddings()
-        layers = list(decoder.layers)
+        modules = [("decoder", decoder)]
+        for layer in decoder.layers:
+            modules.append(("layer", layer))
+            modules += [(kind, getattr(layer, kind)) for kind in ("self_attn", "mlp") if hasattr(layer, kind)]
     except (AttributeError, TypeError):
         return "it has no decoder with a list of layers"
-    modules = [("decoder", decoder)]
-    for layer in layers:
-        modules.append(("layer", layer))
-        for kind in ("self_attn", "mlp"):
-            if hasattr(layer, kind):
-                modules.append((kind, getattr(layer, kind)))
     for kind, module in modules:
-        reason = _unexpected(kind, module)
-        if reason:
-            return reason
+        required, optional = EXPECTED[kind]
+        children = dict(module.named_children())
+        if required - set(children):
+            return f"its {type(module).__name__} lacks {', '.join(sorted(required - set(children)))}"
+        for name in sorted(set(children) - required - optional):
+            if next(children[name].parameters(), None) is not None:  # an activation function is of no consequence
+                return f"its {type(module).__name__} has {name} besides"
     for name in MULTIPLIERS:
         if getattr(decoder.config, name, 1.0) not in (None, 1.0):
             return f"its config sets {name}"
     return "its unembedding has a bias" if head.bias is not None else None
-
-
-def _unexpected(kind: str, module) -> str | None:
-    """What a module lacks, or has besides what is expected of its kind."""
-    required, optional = EXPECTED[kind]
-    children = dict(module.named_children())
-    lacking = required - set(children)
-    # a child without parameters (an activation function, a rotary table) is of no consequence
-    extra = {
-        name for name in set(children) - required - optional if next(children[name].parameters(), None) is not None
-    }
-    complaints = []
-    if lacking:
-        complaints.append(f"lacks {', '.join(sorted(lacking))}")
-    if extra:
-        complaints.append(f"has {', '.join(sorted(extra))} besides")
-    return f"its {type(module).__name__} {' and '.join(complaints)}" if complaints else None
 
 
 def locate(decoder, sandwich: bool, site: str, layer: int):
@@ -156,19 +122,13 @@ def locate(decoder, sandwich: bool, site: str, layer: int):
     if site == "resid_final":
         return decoder.norm, "input"
     block = decoder.layers[layer]
+    if site in ("resid_pre", "z"):
+        return (block if site == "resid_pre" else block.self_attn.o_proj), "input"
     if site == "attn_add" and sandwich:
         return block.post_attention_layernorm, "output"
     if site == "mlp_add" and sandwich:
         return block.post_feedforward_layernorm, "output"
-    places = {
-        "resid_pre": (block, "input"),
-        "z": (block.self_attn.o_proj, "input"),
-        "attn_out": (block.self_attn.o_proj, "output"),
-        "attn_add": (block.self_attn.o_proj, "output"),
-        "mlp_out": (block.mlp, "output"),
-        "mlp_add": (block.mlp, "output"),
-    }
-    return places[site]
+    return (block.mlp if site.startswith("mlp") else block.self_attn.o_proj), "output"
 
 
 def chosen_layers(parts: Anatomy, layers: Sequence[int] | None) -> list[int]:

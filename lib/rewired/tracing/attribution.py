@@ -24,7 +24,7 @@ from rewired.answers import softcap
 from rewired.errors import RewiredError
 from rewired.prompts import Labels, Prompt
 from rewired.tracing.anatomy import Anatomy, anatomy
-from rewired.tracing.capture import BATCH_SIZE, Encoded, capture, encode, label_logits, read_out
+from rewired.tracing.capture import capture, encode, label_logits
 
 SITES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_final")
 
@@ -47,11 +47,7 @@ def head_outputs(o_proj, z: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def contributions(
-    model,
-    tokenizer,
-    prompts: Sequence[Prompt],
-    labels: Labels | Sequence[str] | None = None,
-    batch_size: int = BATCH_SIZE,
+    model, tokenizer, prompts: Sequence[Prompt], labels: Labels | Sequence[str] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(contributions, closure).
 
@@ -64,11 +60,14 @@ def contributions(
     if any(layer.self_attn.o_proj.bias is not None for layer in parts.decoder.layers):
         raise RewiredError("Attribution shares out a sum of heads and MLPs, and this model's o_proj has a bias too.")
     steps = [[step] for step in encoded.steps]
-    recorded = capture(model, encoded.rows, SITES, None, steps, batch_size)  # one read per prompt
+    recorded = capture(model, encoded.rows, SITES, steps)  # one read per prompt
     final = recorded["resid_final"][0]  # [prompt, d_model]
-    delta, raw = read_out(parts, final, encoded)  # each [prompt]
-    shares = _shares(parts, recorded, _direction(parts, final, encoded))
-    slope = _slope(parts, final, encoded)
+    cooperate, defect = label_logits(parts, final, encoded)  # each [prompt]
+    raw = defect - cooperate
+    delta = softcap(defect, parts.cap) - softcap(cooperate, parts.cap)
+    slope = torch.where(raw.abs() > 1e-9, delta / raw, _tangent(parts.cap, defect))  # [prompt]
+    directions = parts.unembedding[list(encoded.defect)].double() - parts.unembedding[list(encoded.cooperate)].double()
+    shares = _shares(parts, recorded, directions * frozen(parts.decoder.norm, final))
     frames = []
     for (component, kind, layer, head), share in shares.items():
         frame = encoded.frame().assign(component=component, kind=kind, layer=layer, head=head)
@@ -82,23 +81,9 @@ def contributions(
     return pd.concat(frames, ignore_index=True), closure
 
 
-def _direction(parts: Anatomy, final: torch.Tensor, encoded: Encoded) -> torch.Tensor:
-    """u [prompt, d_model], fp64."""
-    defect = parts.unembedding[list(encoded.defect)].double()  # [prompt, d_model]
-    cooperate = parts.unembedding[list(encoded.cooperate)].double()
-    return (defect - cooperate) * frozen(parts.decoder.norm, final)
-
-
-def _slope(parts: Anatomy, final: torch.Tensor, encoded: Encoded) -> torch.Tensor:
-    """The soft-cap's mean slope between the two logits, delta / delta_raw: [prompt], fp64. Where they are equal, it is
-    the cap's slope at their common value."""
-    cooperate, defect = label_logits(parts, final, encoded)  # each [prompt]
-    raw = defect - cooperate
-    delta = softcap(defect, parts.cap) - softcap(cooperate, parts.cap)
-    tangent = torch.ones_like(raw)
-    if parts.cap is not None:
-        tangent = 1 - (softcap(defect, parts.cap) / parts.cap) ** 2  # the derivative of cap * tanh(x / cap)
-    return torch.where(raw.abs() > 1e-9, delta / raw, tangent)
+def _tangent(cap: float | None, logit: torch.Tensor) -> torch.Tensor:
+    """The soft-cap's slope at a logit: what delta / delta_raw tends to where the two logits are equal."""
+    return 1 - torch.tanh(logit / cap) ** 2 if cap else torch.ones_like(logit)
 
 
 def _shares(parts: Anatomy, recorded: dict[str, torch.Tensor], u: torch.Tensor) -> dict[tuple, torch.Tensor]:
@@ -119,4 +104,4 @@ def _shares(parts: Anatomy, recorded: dict[str, torch.Tensor], u: torch.Tensor) 
     return shares
 
 
-terms = contributions
+terms = contributions  # until its last user has moved

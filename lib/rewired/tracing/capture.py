@@ -14,12 +14,9 @@ from rewired.answers import softcap
 from rewired.decisions import decision_step
 from rewired.errors import RewiredError, choice
 from rewired.prompts import Labels, Prompt, chat
-from rewired.tracing.anatomy import SITES, Anatomy, anatomy, chosen_layers, locate
+from rewired.tracing.anatomy import SITES, Anatomy, anatomy, locate
 
 BATCH_SIZE = 16
-
-
-# --- prompts as rows of tokens ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -34,11 +31,8 @@ class Encoded:
 
     def pick(self, indices: Sequence[int]) -> "Encoded":
         """Some of the prompts."""
-
-        def some(field):
-            return tuple(field[i] for i in indices)
-
-        return Encoded(some(self.prompts), some(self.rows), some(self.ends), some(self.cooperate), some(self.defect))
+        columns = (self.prompts, self.rows, self.ends, self.cooperate, self.defect)
+        return Encoded(*[tuple(column[i] for i in indices) for column in columns])
 
     @property
     def steps(self) -> list[int]:
@@ -73,11 +67,9 @@ def label_logits(parts: Anatomy, hidden: torch.Tensor, encoded: Encoded) -> tupl
     Two rows of the unembedding are read, never the vocabulary, and in high precision: half-precision logits are spaced
     as widely as the effects we look for."""
     normed = parts.decoder.norm(hidden.float()).double()  # [..., prompt, d_model]
-    logits = []
-    for ids in (encoded.cooperate, encoded.defect):
-        direction = parts.unembedding[list(ids)].double()  # [prompt, d_model]
-        logits.append((normed * direction).sum(-1))  # [..., prompt]
-    return logits[0], logits[1]
+    cooperate = parts.unembedding[list(encoded.cooperate)].double()  # [prompt, d_model]
+    defect = parts.unembedding[list(encoded.defect)].double()
+    return (normed * cooperate).sum(-1), (normed * defect).sum(-1)
 
 
 def read_out(parts: Anatomy, hidden: torch.Tensor, encoded: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,9 +77,6 @@ def read_out(parts: Anatomy, hidden: torch.Tensor, encoded: Encoded) -> tuple[to
     [..., prompt, d_model] -> [..., prompt] in fp64, in logits; negative = cooperate."""
     cooperate, defect = label_logits(parts, hidden, encoded)  # each [..., prompt]
     return softcap(defect, parts.cap) - softcap(cooperate, parts.cap), defect - cooperate
-
-
-# --- recording -------------------------------------------------------------------------------------------------------
 
 
 def batches(rows: Sequence[Sequence[int]], size: int, device) -> list[tuple[list[int], torch.Tensor]]:
@@ -121,64 +110,45 @@ def capture(
     model,
     rows: Sequence[Sequence[int]],
     sites: Sequence[str] = SITES,
-    layers: Sequence[int] | None = None,
     positions: Sequence[Sequence[int]] | None = None,
-    batch_size: int = BATCH_SIZE,
 ) -> dict[str, torch.Tensor]:
     """Activations of token rows at named sites: {site: [layer, read, width]}, ``z`` as [layer, read, head, head_dim],
     ``resid_final`` as [1, read, d_model], in the model's precision.
 
     ``positions`` lists the positions to read from each row (default: all); reads are in the order of rows, then of
-    positions. Raises RewiredError for an unknown site or layer, a position outside its row, an unknown model."""
+    positions. Raises RewiredError for an unknown site, a position outside its row, an unknown model."""
     parts = anatomy(model)
-    layers = chosen_layers(parts, layers)
     positions = positions or [range(len(row)) for row in rows]
-    _check(rows, sites, positions)
     first = [0]  # where the reads of each row begin
-    for wanted in positions:
-        first.append(first[-1] + len(wanted))
-    recorded = _allocate(parts, sites, len(layers), first[-1])
-    places = _in_order(sites, layers)
-    for indices, ids in batches(rows, batch_size, parts.device):
+    for i, (row, asked) in enumerate(zip(rows, positions, strict=True)):
+        if not set(asked) <= set(range(len(row))):
+            raise RewiredError(f"Row {i} has positions 0 to {len(row) - 1}, and {list(asked)} were asked for.")
+        first.append(first[-1] + len(asked))
+    recorded, places = {}, []  # places: (site, layer)
+    for site in sites:
+        if site not in SITES:
+            raise choice("site", site, SITES)
+        depth = 1 if site == "resid_final" else parts.depth
+        width = parts.heads * parts.head_dim if site == "z" else parts.unembedding.shape[1]
+        recorded[site] = parts.unembedding.new_empty(depth, first[-1], width)
+        places += [(site, layer) for layer in range(depth)]
+    places.sort(key=execution)
+    for indices, ids in batches(rows, BATCH_SIZE, parts.device):
         row, column = read_positions(positions, indices, parts.device)
-        values = _trace(parts, ids, [(site, layers[k]) for site, k in places], row, column)
         slots = []
         for i in indices:
             slots += range(first[i], first[i + 1])
-        for (site, k), value in zip(places, values, strict=True):
-            recorded[site][k, slots] = value  # [read of this batch, width]
+        for (site, layer), value in zip(places, _trace(parts, ids, places, row, column), strict=True):
+            recorded[site][layer, slots] = value  # [read of this batch, width]
     if "z" in recorded:
         recorded["z"] = recorded["z"].unflatten(-1, (parts.heads, parts.head_dim))
     return recorded
 
 
-def _check(rows, sites: Sequence[str], positions: Sequence[Sequence[int]]) -> None:
-    for site in sites:
-        if site not in SITES:
-            raise choice("site", site, SITES)
-    for i, (row, wanted) in enumerate(zip(rows, positions, strict=True)):
-        if not set(wanted) <= set(range(len(row))):
-            raise RewiredError(f"Row {i} has positions 0 to {len(row) - 1}, and {list(wanted)} were asked for.")
-
-
-def _allocate(parts: Anatomy, sites: Sequence[str], layers: int, reads: int) -> dict[str, torch.Tensor]:
-    """{site: empty [layer, read, width]}."""
-    recorded = {}
-    for site in sites:
-        width = parts.heads * parts.head_dim if site == "z" else parts.unembedding.shape[1]
-        depth = 1 if site == "resid_final" else layers
-        recorded[site] = parts.unembedding.new_empty(depth, reads, width)
-    return recorded
-
-
-def _in_order(sites: Sequence[str], layers: Sequence[int]) -> list[tuple[str, int]]:
-    """(site, index of its layer in ``layers``), in the order in which a model computes them."""
-    places = []
-    for k in sorted(range(len(layers)), key=lambda k: layers[k]):
-        places += [(site, k) for site in SITES[:-1] if site in sites]
-    if "resid_final" in sites:
-        places.append(("resid_final", 0))
-    return places
+def execution(place: tuple[str, int]) -> tuple:
+    """Sorts (site, layer) in the order in which a model comes past them."""
+    site, layer = place
+    return site == "resid_final", layer, SITES.index(site)
 
 
 def _trace(parts: Anatomy, ids, places, row, column) -> list[torch.Tensor]:

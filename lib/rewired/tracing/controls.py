@@ -1,8 +1,7 @@
 """What every sweep of patches carries along, so that its numbers can be believed.
 
 Each control is a table: control, component, layer, prompt_id, ``delta_patched``, ``effect`` (logits) and ``error``,
-what should be 0 (NaN where nothing is due). `require` stops when one is not met. What each control means is said in
-`patching`, which runs them.
+what should be 0 (NaN where nothing is due). `require` stops where one is not met.
 """
 
 import math
@@ -61,22 +60,22 @@ def self_patch(sweep: Sweep, kinds: Sequence[str], layer: int) -> pd.DataFrame:
     unpatched = [[] for _ in kinds]
     before = forward(parts, tree, base, unpatched, layer, sweep.decision_only)  # [kind, prompt, d_model]
     batch = Rows(tree, base, unpatched, sweep.decision_only)
-    computed = patched_layer(parts, layer, batch, batch.enter(layer), base["z"][layer])
+    stream = base["resid"][layer][batch.nodes(sweep.decision_only)].expand(len(kinds), -1, -1)
+    computed = patched_layer(parts, layer, batch, stream, base["z"][layer])
     rows = []
     for row, kind in enumerate(kinds):
         site = {"head": "z", "resid": "resid_post"}.get(kind, f"{kind}_out")
-        own = computed[site][row]  # [computed node, width]
-        value = own.new_zeros(len(tree.depth_of), own.shape[-1])  # [node, width]
-        value[batch.leaf(sweep.decision_only or layer == parts.depth - 1)] = own
-        slices = value.split(parts.head_dim, dim=-1) if kind == "head" else [value]
-        rows.append([Patch(site, layer, head, part) for head, part in enumerate(slices)])
+        own = computed[site][row]  # [computed node, width], or [computed node, head, head_dim]
+        value = own.new_zeros(len(tree.depth_of), *own.shape[1:])  # [node, …]
+        value[batch.nodes(sweep.decision_only or layer == parts.depth - 1)] = own
+        values = value.unbind(1) if kind == "head" else [value]
+        rows.append([Patch(site, layer, head, part) for head, part in enumerate(values)])
     after = forward(parts, tree, base, rows, layer, sweep.decision_only)
     old = read_out(parts, before, encoded)[0].cpu().numpy()  # [kind, prompt]
     new = read_out(parts, after, encoded)[0].cpu().numpy()
     frames = []
-    for row, kind in enumerate(kinds):
-        change = new[row] - old[row]
-        frames.append(_table("self", f"L{layer}_{kind.upper()}", layer, _ids(target, tree), new[row], change, change))
+    for kind, delta, change in zip(kinds, new, new - old, strict=True):
+        frames.append(_table("self", f"L{layer}_{kind.upper()}", layer, _ids(target, tree), delta, change, change))
     return pd.concat(frames)
 
 
@@ -92,8 +91,7 @@ def random_patches(sweep: Sweep, tree: Tree, here: Sequence[Component], count: i
     for component in chosen:
         there, own = sweep.patch(component, values), sweep.patch(component, base)
         direction = torch.randn(own.value.shape, generator=generator).to(own.value)  # [node, width]
-        length = (there.value - own.value).norm(dim=-1, keepdim=True)  # [node, 1]
-        length = length / direction.norm(dim=-1, keepdim=True)
+        length = (there.value - own.value).norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True)
         rows.append([Patch(own.site, own.layer, own.head, own.value + direction * length)])
     patched, delta = sweep.deltas(tree, rows, start), sweep.target.delta[tree.prompts]
     frames = [pd.DataFrame()]
@@ -108,14 +106,12 @@ def recomputed(
     """A random ``share`` of the patches once more, each in one whole forward pass of one row under nnsight.
 
     ``patches`` has one row per component of ``wanted`` and prompt, in this order."""
-    random = np.random.default_rng([seed, 1])
+    source, target, frames = sweep.source, sweep.target, [pd.DataFrame()]
     count = min(len(patches), math.ceil(share * len(patches)))
-    source, target = sweep.source, sweep.target
-    frames = [pd.DataFrame()]
-    for k in sorted(random.choice(len(patches), size=count, replace=False).tolist()):
+    for k in sorted(np.random.default_rng([seed, 1]).choice(len(patches), size=count, replace=False).tolist()):
         component, i = wanted[k // len(target.delta)], k % len(target.delta)
         edit = _edit(sweep, component, source.at(source.path(i)), target.at(target.path(i)))
-        delta = float(edited_deltas(sweep.parts, target.encoded.pick([i]), [edit], 1)[0])
+        delta = float(edited_deltas(sweep.parts, target.encoded.pick([i]), [edit])[0])
         row = patches.iloc[k]
         error = delta - row["delta_patched"]
         frames.append(_table("again", component.name, component.layer, [row["prompt_id"]], delta, row["effect"], error))
@@ -142,9 +138,8 @@ def _edit(sweep: Sweep, component: Component, there: dict, own: dict) -> Edit:
 
 def require(controls: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     """The controls, if they are met; RewiredError otherwise. What is allowed grows with a prompt's logits."""
-    tolerance = {}  # {prompt id: logits}
-    for prompt, value in zip(sweep.target.encoded.prompts, sweep.tolerance, strict=True):
-        tolerance[prompt.id] = value
+    ids = [prompt.id for prompt in sweep.target.encoded.prompts]
+    tolerance = dict(zip(ids, sweep.tolerance, strict=True))  # {prompt id: logits}
     allowed = {"unpatched": 1, "self": 0, "outputs": SUMS, "residual": SUMS, "again": 1}
     for _, row in controls[controls["control"].isin(list(allowed))].iterrows():
         limit = allowed[row["control"]] * tolerance[row["prompt_id"]]

@@ -15,94 +15,76 @@ import torch
 from rewired.errors import RewiredError, choice
 from rewired.prompts import Labels, Prompt
 from rewired.tracing.anatomy import SITES, Anatomy, anatomy, chosen_layers, locate
-from rewired.tracing.capture import BATCH_SIZE, Encoded, batches, encode, read_out, read_positions
+from rewired.tracing.capture import BATCH_SIZE, Encoded, batches, encode, execution, read_out, read_positions
+
+HOW = ("set", "add", "scale")
+POSITIONS = ("all", "decision")
 
 
 @dataclass(frozen=True)
 class Edit:
     """What happens at one site. ``value``: a number, a vector [width], or a list with one tensor [position, width] per
     prompt; width is ``head_dim`` when a ``head`` of ``z`` is named, heads x head_dim for the whole ``z``, d_model
-    elsewhere. ``positions``: ``"all"``, ``"decision"``, or a list of positions for each prompt."""
+    elsewhere. ``positions``: ``"all"``, or the ``"decision"`` step alone."""
 
     site: str
     layer: int
     value: float | torch.Tensor | Sequence[torch.Tensor]
-    how: str = "set"  # set | add | scale
+    how: str = "set"
     head: int | None = None
-    positions: str | Sequence[Sequence[int]] = "all"
+    positions: str = "all"
 
 
 @torch.no_grad()
-def edited_deltas(model, encoded: Encoded, edits: Sequence[Edit], batch_size: int = BATCH_SIZE) -> torch.Tensor:
+def edited_deltas(model, encoded: Encoded, edits: Sequence[Edit]) -> torch.Tensor:
     """delta of every prompt with all edits in force: [prompt], fp64. Raises RewiredError for an edit that cannot be."""
     parts = anatomy(model)
     for edit in edits:
         _check(parts, edit)
-    edits = sorted(edits, key=_execution)
-    steps = [[step] for step in encoded.steps]
-    final = parts.unembedding.new_empty(len(steps), parts.unembedding.shape[1])  # [prompt, d_model]
-    for indices, ids in batches(encoded.rows, batch_size, parts.device):
+    edits = sorted(edits, key=lambda edit: execution((edit.site, edit.layer)))
+    positions = {"all": [range(len(row)) for row in encoded.rows], "decision": [[step] for step in encoded.steps]}
+    final = parts.unembedding.new_empty(len(encoded.rows), parts.unembedding.shape[1])  # [prompt, d_model]
+    for indices, ids in batches(encoded.rows, BATCH_SIZE, parts.device):
         places, values = [], []  # where each edit falls in this batch, and what it writes there
         for edit in edits:
-            places.append(read_positions(_positions(encoded, edit), indices, parts.device))
+            places.append(read_positions(positions[edit.positions], indices, parts.device))
             values.append(_value(edit, indices, parts))
-        final[indices] = _trace(parts, ids, edits, places, values, read_positions(steps, indices, parts.device))
+        last = read_positions(positions["decision"], indices, parts.device)
+        final[indices] = _trace(parts, ids, edits, places, values, last)
     return read_out(parts, final, encoded)[0]
 
 
 def intervene(
-    model,
-    tokenizer,
-    prompts: Sequence[Prompt],
-    edits: Sequence[Edit],
-    labels: Labels | Sequence[str] | None = None,
-    batch_size: int = BATCH_SIZE,
+    model, tokenizer, prompts: Sequence[Prompt], edits: Sequence[Edit], labels: Labels | Sequence[str] | None = None
 ) -> pd.DataFrame:
     """One row per prompt: prompt_id, scenario, ``delta_before``, ``delta`` (with the edits), ``effect`` = delta -
     delta_before (logits; positive = toward defection) and ``flip`` (delta changed sign)."""
     encoded = encode(tokenizer, prompts, labels)
-    before = edited_deltas(model, encoded, (), batch_size).cpu().numpy()  # [prompt]
-    after = edited_deltas(model, encoded, edits, batch_size).cpu().numpy()
+    before = edited_deltas(model, encoded, ()).cpu().numpy()  # [prompt]
+    after = edited_deltas(model, encoded, edits).cpu().numpy()
     flip = (before > 0) != (after > 0)
     return encoded.frame().assign(delta_before=before, delta=after, effect=after - before, flip=flip)
 
 
-def _execution(edit: Edit) -> tuple:
-    """Sorts edits in the order in which a model comes past them."""
-    return edit.site == "resid_final", edit.layer, SITES.index(edit.site)
-
-
 def _check(parts: Anatomy, edit: Edit) -> None:
-    if edit.site not in SITES:
-        raise choice("site", edit.site, SITES)
+    words = (("site", edit.site, SITES), ("kind of edit", edit.how, HOW), ("positions", edit.positions, POSITIONS))
+    for what, word, known in words:
+        if word not in known:
+            raise choice(what, word, known)
     if edit.site != "resid_final":
         chosen_layers(parts, [edit.layer])
-    if edit.how not in ("set", "add", "scale"):
-        raise choice("kind of edit", edit.how, ("set", "add", "scale"))
     if edit.head is not None and (edit.site != "z" or edit.head not in range(parts.heads)):
         raise RewiredError(
             f"An edit names head {edit.head} at site {edit.site!r}; heads are 0 to {parts.heads - 1} of site 'z'."
         )
 
 
-def _positions(encoded: Encoded, edit: Edit) -> Sequence[Sequence[int]]:
-    if edit.positions == "all":
-        return [range(len(row)) for row in encoded.rows]
-    if edit.positions == "decision":
-        return [[step] for step in encoded.steps]
-    if isinstance(edit.positions, str) or len(edit.positions) != len(encoded.rows):
-        raise RewiredError(
-            f"The positions of an edit are {str(edit.positions)[:80]!r}; allowed are 'all', 'decision', or one list of "
-            f"positions for each of the {len(encoded.rows)} prompts."
-        )
-    return edit.positions
-
-
 def _value(edit: Edit, indices: list[int], parts: Anatomy):
     """The value for a batch: as it stands, or its rows' tensors one after another, [read, width]."""
-    if isinstance(edit.value, list | tuple):
-        return torch.cat([edit.value[i] for i in indices]).to(parts.device)
-    return edit.value.to(parts.device) if isinstance(edit.value, torch.Tensor) else edit.value
+    value = edit.value
+    if isinstance(value, list | tuple):
+        value = torch.cat([value[i] for i in indices])
+    return value.to(parts.device) if isinstance(value, torch.Tensor) else value
 
 
 def _trace(parts: Anatomy, ids, edits, places, values, last) -> torch.Tensor:

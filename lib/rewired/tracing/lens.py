@@ -14,18 +14,14 @@ import torch
 
 from rewired.prompts import Labels, Prompt
 from rewired.tracing.anatomy import anatomy
-from rewired.tracing.capture import BATCH_SIZE, capture, encode, read_out
+from rewired.tracing.capture import capture, encode, read_out
 
 POSITIONS = ("prompt_end", "decision")
 
 
 @torch.no_grad()
 def trajectories(
-    model,
-    tokenizer,
-    prompts: Sequence[Prompt],
-    labels: Labels | Sequence[str] | None = None,
-    batch_size: int = BATCH_SIZE,
+    model, tokenizer, prompts: Sequence[Prompt], labels: Labels | Sequence[str] | None = None
 ) -> pd.DataFrame:
     """One row per prompt, position (``"decision"``, ``"prompt_end"``) and depth: prompt_id, scenario, position, depth
     (0 to the number of layers), ``delta`` and ``delta_raw`` (logits; negative = cooperate).
@@ -34,17 +30,15 @@ def trajectories(
     another pair. Raises RewiredError for labels that are not a shared prefix plus one token."""
     parts, encoded = anatomy(model), encode(tokenizer, prompts, labels)
     steps = list(zip(encoded.ends, encoded.steps, strict=True))
-    recorded = capture(model, encoded.rows, ("resid_pre", "resid_final"), None, steps, batch_size)
+    recorded = capture(model, encoded.rows, ("resid_pre", "resid_final"), steps)
     stream = torch.cat([recorded["resid_pre"], recorded["resid_final"]])  # [depth, prompt x position, d_model]
     stream = stream.unflatten(1, (len(prompts), len(POSITIONS))).transpose(1, 2)  # [depth, position, prompt, d_model]
     delta, raw = read_out(parts, stream, encoded)  # each [depth, position, prompt]
     frames = []
     for k, position in enumerate(POSITIONS):
         for depth in range(parts.depth + 1):
-            frame = encoded.frame().assign(position=position, depth=depth)
-            frame["delta"] = delta[depth, k].cpu().numpy()
-            frame["delta_raw"] = raw[depth, k].cpu().numpy()
-            frames.append(frame)
+            values = {"delta": delta[depth, k].cpu().numpy(), "delta_raw": raw[depth, k].cpu().numpy()}
+            frames.append(encoded.frame().assign(position=position, depth=depth, **values))
     return pd.concat(frames, ignore_index=True)
 
 

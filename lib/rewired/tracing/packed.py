@@ -20,9 +20,6 @@ SEGMENT = 64
 """Longest run of nodes whose attention is computed at once: shorter wastes calls, longer computes masked scores."""
 
 
-# --- prompts as trees ------------------------------------------------------------------------------------------------
-
-
 @dataclass
 class Tree:
     """Some prompts as a tree of tokens; nodes are numbered from 0 within it."""
@@ -91,9 +88,6 @@ def _tree(prompts: list[int], owned: list[list[int]], first: int, device) -> Tre
     return Tree(prompts, first, torch.tensor(depth_of, device=device), paths, segments)
 
 
-# --- attention -------------------------------------------------------------------------------------------------------
-
-
 def _rope(parts: Anatomy, layer: int, tree: Tree, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(cos, sin) of the rotary position embedding, each [node, head_dim]."""
     rotary = parts.decoder.rotary_emb
@@ -107,20 +101,17 @@ def _rope(parts: Anatomy, layer: int, tree: Tree, like: torch.Tensor) -> tuple[t
 def _heads(projected: torch.Tensor, norm, rope, head_dim: int) -> torch.Tensor:
     """[row, node, heads x head_dim] -> [row, head, node, head_dim], normed and rotated where the model does so."""
     x = projected.unflatten(-1, (-1, head_dim))  # [row, node, head, head_dim]
-    if norm is not None:
-        x = norm(x)
-    x = x.transpose(1, 2)  # [row, head, node, head_dim]
+    x = (norm(x) if norm is not None else x).transpose(1, 2)  # [row, head, node, head_dim]
     if rope is None:
         return x
-    cos, sin = rope
-    half = head_dim // 2
+    (cos, sin), half = rope, head_dim // 2
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sin
 
 
 def attend(
     parts: Anatomy, layer: int, tree: Tree, x: torch.Tensor, leaf_only: bool, base=None, blocked=None
 ) -> torch.Tensor:
-    """z of a layer: [row, query, heads x head_dim], queries = all nodes, or the decision steps if ``leaf_only``.
+    """z of a layer: [row, query, head, head_dim], queries = all nodes, or the decision steps if ``leaf_only``.
 
     ``x`` [row, node, d_model] is the residual stream entering the layer; with ``base`` [node, d_model], the target's,
     x holds the decision steps alone, [row, prompt, d_model]. ``blocked``, for decision steps only, says for each prompt
@@ -153,7 +144,7 @@ def attend(
 
 def _mix(plan, masks, qkv: tuple[torch.Tensor, ...], cap: float | None, blocked=None) -> torch.Tensor:
     """Attention along paths. q [row, kv_head, group, query, head_dim] (scaled, divided by the cap); k, v
-    [row, kv_head, node, head_dim] -> [row, query, heads x head_dim]."""
+    [row, kv_head, node, head_dim] -> [row, query, head, head_dim]."""
     q, k, v = qkv
     rows, kv, group, queries, width = q.shape
     z = q.new_empty(rows, queries, kv, group, width)
@@ -170,7 +161,7 @@ def _mix(plan, masks, qkv: tuple[torch.Tensor, ...], cap: float | None, blocked=
         pattern = torch.softmax(scores, dim=-1, dtype=torch.float32).to(q.dtype)
         mixed = pattern @ v.index_select(2, path)  # [row, kv_head, group x query, head_dim]
         z[:, start:stop] = mixed.view(rows, kv, group, count, width).permute(0, 3, 1, 2, 4)
-    return z.flatten(2)
+    return z.flatten(2, 3)
 
 
 def _tanh(x: torch.Tensor) -> torch.Tensor:
@@ -179,9 +170,6 @@ def _tanh(x: torch.Tensor) -> torch.Tensor:
         return x.tanh_()
     grown = x.mul_(2).clamp_(max=40).expm1_()  # tanh x = (e^2x - 1) / (e^2x + 1)
     return grown.div_(grown + 2)
-
-
-# --- patched rows ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -198,33 +186,35 @@ class Patch:
 class Rows:
     """Patched copies of a tree's prompts, and what is the same for all layers that they pass through.
 
-    ``base`` is the target's recording of this tree: ``resid`` [layer + 1, node, d_model] and ``z``. ``patches`` holds
-    the patches of each row; ``blocked`` {layer: see `attend`} knocks out attention of the decision steps, and needs
-    ``decision_only``."""
+    ``base`` is the target's recording of this tree: ``resid`` [layer + 1, node, d_model] and ``z``. ``blocked``
+    {layer: see `attend`} knocks out attention of the decision steps, and needs ``decision_only``."""
 
     def __init__(self, tree: Tree, base: dict, patches: Sequence[Sequence[Patch]], decision_only=False, blocked=None):
         self.tree, self.base, self.decision_only, self.blocked = tree, base, decision_only, blocked or {}
         self.count = len(patches)
-        self.at: dict[tuple[str, int], list[tuple[int, Patch]]] = {}  # {(site, layer): (row, its patch)}
+        self.at: dict[tuple[str, int], list[tuple[int, Patch]]] = {}  # {(site, layer): [(row, its patch)]}
         for row, of_row in enumerate(patches):
             for patch in of_row:
                 self.at.setdefault((patch.site, patch.layer), []).append((row, patch))
 
-    def enter(self, layer: int) -> torch.Tensor:
-        """The target's stream entering ``layer``, patched: [row, node, d_model], or [row, prompt, d_model]."""
-        stream = self.base["resid"][layer]  # [node, d_model]
-        if self.decision_only:
-            stream = stream[self.tree.leaf]  # [prompt, d_model]
-        x = stream.expand(self.count, -1, -1)
-        return apply_patches(x, self.at.get(("resid_post", layer - 1)), self.leaf(self.decision_only))
-
-    def leaf(self, leaf_only: bool):
+    def nodes(self, leaf_only: bool):
         """Index of the nodes that are computed: the decision steps, or all."""
         return self.tree.leaf if leaf_only else slice(None)
 
-    def untouched(self, layer: int, start: int) -> bool:
-        """Whether what enters ``layer``, the first of the pass, is still the target in every row."""
-        return layer == start and ("resid_post", layer - 1) not in self.at and layer not in self.blocked
+    def apply_patches(self, into: torch.Tensor, site: str, layer: int, nodes) -> torch.Tensor:
+        """``into`` [row, node, width], or [row, node, head, head_dim] for ``z``, with the patches of one site; a copy,
+        since it may be (or share) the recording itself. ``nodes`` indexes the nodes that ``into`` holds."""
+        here = self.at.get((site, layer), [])
+        into = into.clone() if here else into
+        for row, patch in here:
+            value = patch.value[nodes]  # [node, width]
+            if site == "z":
+                into[row, :, patch.head] = value
+            elif site == "head_out":
+                into[row] += value
+            else:
+                into[row] = value
+        return into
 
 
 @torch.no_grad()
@@ -242,12 +232,16 @@ def forward(
     The arguments are those of `Rows`. No row may have a patch before layer ``start`` (``resid_post`` of the layer
     before it is allowed)."""
     batch = Rows(tree, base, rows, decision_only, blocked)
-    x = batch.enter(start)
+    nodes = batch.nodes(decision_only)
+    x = base["resid"][start][nodes].expand(len(rows), -1, -1)  # [row, node, d_model]
+    x = batch.apply_patches(x, "resid_post", start - 1, nodes)
+    # what enters the first layer may still be the target in every row; then the target's z is known
+    known = ("resid_post", start - 1) not in batch.at and start not in batch.blocked
     for layer in range(start, parts.depth):
-        known_z = base["z"][layer] if batch.untouched(layer, start) else None
+        known_z = base["z"][layer] if known and layer == start else None
         x = patched_layer(parts, layer, batch, x, known_z)["resid_post"]
-    narrow = decision_only or start < parts.depth  # the last layer leaves only the decision steps
-    return x if narrow else x[:, tree.leaf]
+    # the last layer, if it ran, left only the decision steps
+    return x if decision_only or start < parts.depth else x[:, tree.leaf]
 
 
 def patched_layer(
@@ -259,50 +253,27 @@ def patched_layer(
     In the last layer, and when only decisions are patched, nodes are the decision steps: [row, prompt, width]."""
     block, last = parts.decoder.layers[layer], layer == parts.depth - 1
     leaf_only = batch.decision_only or last
-    nodes = batch.leaf(leaf_only)
+    nodes = batch.nodes(leaf_only)
     if known_z is not None:
-        z = known_z[nodes].flatten(-2)  # [node, heads x head_dim]
-        z = z.expand(batch.count, -1, -1).contiguous()  # [row, node, heads x head_dim]
+        # laid out like a patched one, so that rows with and without patches are rounded alike
+        z = known_z[nodes].expand(batch.count, -1, -1, -1).contiguous()  # [row, node, head, head_dim]
     else:
         beneath = batch.base["resid"][layer] if batch.decision_only else None
         z = attend(parts, layer, batch.tree, x, leaf_only, beneath, batch.blocked.get(layer))
     if last and not batch.decision_only:
         x = x[:, batch.tree.leaf]  # [row, prompt, d_model]
-    z = apply_patches(z, batch.at.get(("z", layer)), nodes)
-    head_outputs = batch.at.get(("head_out", layer))
-    z = _silence(z, head_outputs, parts.head_dim)  # the source's share replaces the target's
-    out = apply_patches(block.self_attn.o_proj(z), head_outputs, nodes)  # [row, node, d_model]
-    out = apply_patches(out, batch.at.get(("attn_out", layer)), nodes)
-    x = x + parts.after_attention(layer, out)
-    mlp = apply_patches(block.mlp(parts.before_mlp(layer, x)), batch.at.get(("mlp_out", layer)), nodes)
-    x = x + parts.after_mlp(layer, mlp)
-    x = apply_patches(x, batch.at.get(("resid_post", layer)), nodes)
+    z = batch.apply_patches(z, "z", layer, nodes)
+    outputs = batch.at.get(("head_out", layer), [])
+    z = z.clone() if outputs else z
+    for row, patch in outputs:
+        z[row, :, patch.head] = 0  # the source's share of the sum replaces the target's
+    out = block.self_attn.o_proj(z.flatten(2))  # [row, node, d_model]
+    out = batch.apply_patches(out, "head_out", layer, nodes)
+    out = batch.apply_patches(out, "attn_out", layer, nodes)
+    x = x + (block.post_attention_layernorm(out) if parts.sandwich else out)
+    # without post-sublayer norms, "post_attention" names the norm in front of the MLP
+    before_mlp = block.pre_feedforward_layernorm if parts.sandwich else block.post_attention_layernorm
+    mlp = batch.apply_patches(block.mlp(before_mlp(x)), "mlp_out", layer, nodes)
+    x = x + (block.post_feedforward_layernorm(mlp) if parts.sandwich else mlp)
+    x = batch.apply_patches(x, "resid_post", layer, nodes)
     return {"z": z, "attn_out": out, "mlp_out": mlp, "resid_post": x}
-
-
-def apply_patches(into: torch.Tensor, here: list[tuple[int, Patch]] | None, nodes) -> torch.Tensor:
-    """``into`` [row, node, width] with the patches (row, patch) of one site; a copy, since it may be (or share) the
-    recording itself. ``nodes`` indexes the nodes that ``into`` holds."""
-    if not here:
-        return into
-    into = into.clone()
-    for row, patch in here:
-        value = patch.value[nodes]  # [node, width]
-        width = value.shape[-1]
-        if patch.site == "head_out":
-            into[row] += value
-        elif patch.site == "z":
-            into[row, :, patch.head * width : (patch.head + 1) * width] = value
-        else:
-            into[row] = value
-    return into
-
-
-def _silence(z: torch.Tensor, here: list[tuple[int, Patch]] | None, head_dim: int) -> torch.Tensor:
-    """``z`` [row, node, heads x head_dim] with the slices of the heads of these patches set to 0."""
-    if not here:
-        return z
-    z = z.clone()
-    for row, patch in here:
-        z[row, :, patch.head * head_dim : (patch.head + 1) * head_dim] = 0
-    return z

@@ -9,18 +9,15 @@ import torch
 from rewired.errors import RewiredError, choice
 from rewired.prompts import Labels, Prompt
 from rewired.tracing.anatomy import Anatomy, anatomy
-from rewired.tracing.capture import BATCH_SIZE, Encoded, capture, encode, label_logits, read_out
+from rewired.tracing.capture import Encoded, capture, encode, label_logits, read_out
+from rewired.tracing.edit import POSITIONS
 from rewired.tracing.packed import Patch, Tree, forward, plant
 
 KINDS = ("head", "mlp", "attn", "resid")
-POSITIONS = ("all", "decision")
 MODES = ("input", "output")
 TREE_NODES = {"cpu": 1_200, "cuda": 16_384}
 BUDGET = {"cpu": 2_400, "cuda": 65_536}
 """Nodes in one tree, and nodes x rows in one batch: on a CPU, what still fits its caches and its allocator."""
-
-
-# --- components ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, order=True)
@@ -50,10 +47,8 @@ def components(model, kinds: Sequence[str] = ("head", "mlp")) -> list[Component]
     result = []
     for layer in range(parts.depth):
         for kind in kinds:
-            if kind == "head":
-                result += [Component(layer, kind, head) for head in range(parts.heads)]
-            else:
-                result.append(Component(layer, kind))
+            heads = range(parts.heads) if kind == "head" else [-1]
+            result += [Component(layer, kind, head) for head in heads]
     return result
 
 
@@ -67,9 +62,6 @@ def named(model, names: Iterable[str | Component]) -> list[Component]:
             raise choice("component", name, known)
         result.append(known[name])
     return result
-
-
-# --- recordings ------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -94,10 +86,8 @@ class Recording:
 
     def path(self, prompt: int) -> torch.Tensor:
         """The nodes of one prompt, first token to decision step."""
-        for tree in self.trees:
-            if prompt in tree.prompts:
-                return tree.first + tree.paths[tree.prompts.index(prompt)]
-        raise IndexError(prompt)
+        tree = next(tree for tree in self.trees if prompt in tree.prompts)
+        return tree.first + tree.paths[tree.prompts.index(prompt)]
 
     def tolerance(self, parts: Anatomy) -> np.ndarray:
         """How far another way to compute a prompt's delta may lie from the recorded one, in logits: [prompt]."""
@@ -108,56 +98,31 @@ class Recording:
         encoded, device = self.encoded.pick(prompts), self.z.device
         trees, order, owned = plant(encoded.rows, TREE_NODES[device.type], device)
         nodes = [self.path(prompts[i])[positions] for i, positions in zip(order, owned, strict=True)]
-        chosen = list(prompts)
-        return Recording(
-            encoded, trees, **self.at(torch.cat(nodes)), delta=self.delta[chosen], logit=self.logit[chosen]
-        )
+        numbers = {"delta": self.delta[list(prompts)], "logit": self.logit[list(prompts)]}
+        return Recording(encoded, trees, **self.at(torch.cat(nodes)), **numbers)
 
 
 @torch.no_grad()
-def record(
-    model,
-    tokenizer,
-    prompts: Sequence[Prompt],
-    labels: Labels | Sequence[str] | None = None,
-    batch_size: int = BATCH_SIZE,
-) -> Recording:
+def record(model, tokenizer, prompts: Sequence[Prompt], labels: Labels | Sequence[str] | None = None) -> Recording:
     """What patching needs to know of a model, as source or as target."""
     parts, encoded = anatomy(model), encode(tokenizer, prompts, labels)
     trees, order, owned = plant(encoded.rows, TREE_NODES[parts.device.type], parts.device)
-    rows = [encoded.rows[i] for i in order]
     # the nodes, in their order, are the positions that each row is the first to need
-    recorded = capture(model, rows, ("resid_pre", "z", "attn_out", "mlp_out", "resid_final"), None, owned, batch_size)
-    recording = Recording(
-        encoded,
-        trees,
-        resid=torch.cat([recorded["resid_pre"], recorded["resid_final"]]),
-        z=recorded["z"],
-        attn_out=recorded["attn_out"],
-        mlp_out=recorded["mlp_out"],
-        w_o=output_matrices(parts),
-        delta=np.empty(0),
-        logit=np.empty(0),
-    )
-    final = torch.stack([recording.resid[-1, recording.path(i)[-1]] for i in range(len(prompts))])  # [prompt, d_model]
-    recording.delta = read_out(parts, final, encoded)[0].cpu().numpy()
-    logits = torch.stack(label_logits(parts, final, encoded))  # [label, prompt]
-    recording.logit = logits.abs().amax(0).cpu().numpy()
-    return recording
-
-
-def output_matrices(parts: Anatomy) -> torch.Tensor:
-    """W_O of every head, adapter included: [layer, head, head_dim, d_model]."""
-    width = parts.heads * parts.head_dim
-    eye = torch.eye(width, device=parts.device, dtype=parts.unembedding.dtype)
-    matrices = []
+    rows = [encoded.rows[i] for i in order]
+    values = capture(model, rows, ("resid_pre", "z", "attn_out", "mlp_out", "resid_final"), owned)
+    values["resid"] = torch.cat([values.pop("resid_pre"), values.pop("resid_final")])
+    eye = torch.eye(parts.heads * parts.head_dim, device=parts.device, dtype=parts.unembedding.dtype)
+    w_o = []
     for block in parts.decoder.layers:
         o_proj = block.self_attn.o_proj
-        matrices.append(o_proj(eye) - o_proj(0 * eye))  # [heads x head_dim, d_model], without a bias
-    return torch.stack(matrices).unflatten(1, (parts.heads, parts.head_dim))
-
-
-# --- one recording into another --------------------------------------------------------------------------------------
+        w_o.append(o_proj(eye) - o_proj(0 * eye))  # [heads x head_dim, d_model], without a bias
+    values["w_o"] = torch.stack(w_o).unflatten(1, (parts.heads, parts.head_dim))
+    recording = Recording(encoded, trees, **values, delta=np.empty(0), logit=np.empty(0))
+    last = torch.stack([recording.path(i)[-1] for i in range(len(prompts))])  # [prompt]: the node of its decision step
+    final = recording.resid[-1, last]  # [prompt, d_model]
+    recording.delta = read_out(parts, final, encoded)[0].cpu().numpy()
+    recording.logit = torch.stack(label_logits(parts, final, encoded)).abs().amax(0).cpu().numpy()
+    return recording
 
 
 @dataclass(frozen=True)
@@ -216,26 +181,24 @@ class Sweep:
     def deltas(self, tree: Tree, rows: Sequence[Sequence[Patch]], start: int) -> np.ndarray:
         """delta of patched rows, [row, prompt of the tree], in batches that fit the budget. No row has a patch before
         layer ``start``."""
-        parts, encoded = self.parts, self.target.encoded.pick(tree.prompts)
         base = self.target.at(tree.nodes)
         nodes = len(tree.leaf) if self.decision_only else len(tree.depth_of)
-        size = max(1, BUDGET[parts.device.type] // nodes)
+        size = max(1, BUDGET[self.parts.device.type] // nodes)
         result = np.empty((len(rows), len(tree.prompts)))
         for a in range(0, len(rows), size):
-            final = forward(parts, tree, base, rows[a : a + size], start, self.decision_only)  # [row, prompt, d_model]
-            result[a : a + size] = read_out(parts, final, encoded)[0].cpu().numpy()
+            final = forward(self.parts, tree, base, rows[a : a + size], start, self.decision_only)
+            delta, _ = read_out(self.parts, final, self.target.encoded.pick(tree.prompts))
+            result[a : a + size] = delta.cpu().numpy()
         return result
 
     def together(self, sets: Sequence[Sequence[Component]]) -> np.ndarray:
         """delta with each set of components patched at once: [set, prompt]."""
-        starts = [min((c.start for c in members), default=self.parts.depth) for members in sets]
+        starts = np.array([min((c.start for c in members), default=self.parts.depth) for members in sets])
         result = np.full((len(sets), len(self.target.delta)), np.nan)
-        for start in sorted(set(starts)):
-            indices = [k for k in range(len(sets)) if starts[k] == start]
+        for start in sorted(set(starts.tolist())):
+            indices = np.flatnonzero(starts == start)
             for tree in self.target.trees:
                 values = self.source.at(tree.nodes)
-                rows = []
-                for k in indices:
-                    rows.append([self.patch(component, values) for component in sets[k]])
+                rows = [[self.patch(component, values) for component in sets[k]] for k in indices]
                 result[np.ix_(indices, tree.prompts)] = self.deltas(tree, rows, start)
         return result
