@@ -1,8 +1,8 @@
 """Differences of correlations by hand and by enumeration; frames from elsewhere; what is refused."""
 
-import doctest
 import itertools
 
+import claim_cells
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +20,19 @@ def models(prompts: int, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     common = random.normal(size=(prompts, 1))
     a, b = (common + random.normal(size=(prompts, 4)) for _ in "ab")
     return pd.DataFrame(a, columns=NAMES), pd.DataFrame(5 + b * [1, 2, 3, 4], columns=NAMES)
+
+
+def compare(a, b, thresholds=interactions.THRESHOLDS, draws=2_000, seed=0):
+    """The three tables of two models, as the chapter makes them."""
+    a, b = interactions.distinct(a, b)
+    null = interactions.null_sizes(a, b, draws, seed)
+    shares = interactions.share_table(null, len(a), thresholds)
+    return interactions.pair_table(a, b, null), shares, interactions.hub_table(a.columns, null)
+
+
+def taught(name: str):
+    """A function that the chapter defines in a visible cell."""
+    return claim_cells.defined("interactions", name, interactions=interactions)
 
 
 def recursive(values: np.ndarray) -> np.ndarray:
@@ -50,7 +63,7 @@ def test_correlations_are_pearson_s():
 
 def test_compare_tries_every_swap():
     a, b = models(8)
-    pairs, shares, hubs = interactions.compare(a, b, thresholds=(0.2, 0.4))
+    pairs, shares, hubs = compare(a, b, thresholds=(0.2, 0.4))
     null = by_enumeration(a.to_numpy(), b.to_numpy())
     assert len(null) == 2**7
     expected = [b.corr().loc[i, j] - a.corr().loc[i, j] for i, j in zip(pairs["one"], pairs["other"], strict=True)]
@@ -77,25 +90,25 @@ def test_compare_tries_every_swap():
 
 def test_means_and_spreads_are_no_difference():
     a, b = models(12)
-    first = interactions.compare(a, b, draws=200)[0]
-    moved = interactions.compare(a * [1, 10, 0.1, 7] + [3, -100, 0, 2], b, draws=200)[0]
+    first = compare(a, b, draws=200)[0]
+    moved = compare(a * [1, 10, 0.1, 7] + [3, -100, 0, 2], b, draws=200)[0]
     pd.testing.assert_frame_equal(first, moved, atol=1e-6)
 
 
 def test_copies_of_a_prompt_are_not_counted():
     a, b = models(8)
     twice = [pd.concat([frame, frame.iloc[:5]], ignore_index=True) for frame in (a, b)]
-    once = interactions.compare(a, b)
-    for got, due in zip(interactions.compare(*twice), once, strict=True):
+    once = compare(a, b)
+    for got, due in zip(compare(*twice), once, strict=True):
         pd.testing.assert_frame_equal(got, due)
     half = twice[0].copy()
     half.iloc[-1] += 1  # the same prompt in one model only is another observation
-    assert interactions.compare(half, twice[1])[1]["prompts"].iloc[0] == 9
+    assert compare(half, twice[1])[1]["prompts"].iloc[0] == 9
 
 
 def test_a_component_that_never_varies_is_missing_and_no_difference():
     a, b = models(10)
-    pairs, shares, hubs = interactions.compare(a.assign(L1_ATTN=2.0), b)
+    pairs, shares, hubs = compare(a.assign(L1_ATTN=2.0), b)
     gone = (pairs["one"] == "L1_ATTN") | (pairs["other"] == "L1_ATTN")
     assert gone.sum() == 3 and pairs.loc[gone, ["difference", "p", "p_adjusted"]].isna().all(axis=None)
     assert pairs.loc[~gone, ["difference", "p", "p_adjusted"]].notna().all(axis=None)
@@ -108,60 +121,62 @@ def test_the_published_shape_is_enough():
     names = [f"L{layer}_{kind}" for layer in range(26) for kind in ("ATTN", "MLP")]
     ten = [50 + random.normal(size=(10, 52)).round(1) for _ in "ab"]
     one, other = (pd.DataFrame(x[[*range(10), *range(5)]].astype(np.float16), columns=names) for x in ten)
-    pairs, shares, _ = interactions.compare(one, other, draws=200)
+    pairs, shares, _ = compare(one, other, draws=200)
     assert len(pairs) == 1326 and (shares["prompts"] == 10).all() and shares["share"].is_monotonic_decreasing
     assert 0 < shares["null"].iloc[0] < 1 and shares["p"].between(1 / 201, 1).all()
 
 
-def test_resampled_prompts_move_one_model():
+def test_redrawn_prompts_move_one_model():
     a, _ = models(12)
-    found = interactions.resampled(a, (0.0, 0.3, 2.1), draws=100)
-    assert found["share"].iloc[0] == 1 and found["share"].iloc[2] == 0
-    assert (found["low"] <= found["share"]).all() and (found["share"] <= found["high"]).all()
-    more = interactions.resampled(models(200)[0], (0.3,), draws=100)
-    assert more["share"].iloc[0] < found["share"].iloc[1], "many prompts hold the correlations still"
-    once = interactions.resampled(pd.concat([a, a]), (0.3,), draws=100)
-    assert once["prompts"].iloc[0] == 12 and once["share"].iloc[0] == found["share"].iloc[1]
+    shares = taught("redrawn")(a, 100, 0)  # [draw, threshold]
+    assert shares.shape == (100, len(interactions.THRESHOLDS))
+    assert (np.diff(shares, axis=1) <= 0).all(), "fewer pairs differ by more"
+    few, many = np.median(shares[:, 0]), np.median(taught("redrawn")(models(200)[0], 100, 0)[:, 0])
+    assert many < few, "many prompts hold the correlations still"
+    twice = taught("redrawn")(pd.concat([a, a]), 100, 0)
+    assert (twice == shares).all(), "a copy of a prompt is no prompt"
 
 
-def test_association_permutes_components():
-    x, y = np.array([1.0, 2.0, 4.0, 3.0, 7.0]), np.array([2.0, 1.0, 5.0, 5.5, 6.0])
-    r, p = interactions.association(x, y)
-    null = [np.corrcoef(x, y[list(order)])[0, 1] for order in itertools.permutations(range(5))]
-    upper, lower = np.mean(np.array(null) >= r - 1e-9), np.mean(np.array(null) <= r + 1e-9)
-    assert r == pytest.approx(np.corrcoef(x, y)[0, 1]) and p == pytest.approx(min(1, 2 * min(upper, lower)))
-    assert np.isnan(interactions.association(x, np.ones(5))).all()
+def test_redrawn_prompts_by_hand():
+    a, _ = models(12)
+    random = np.random.default_rng(7)
+    r = [a.iloc[random.integers(12, size=12)].corr().to_numpy() for _ in range(2)]
+    gap = np.abs(r[1] - r[0])[np.triu_indices(4, 1)]
+    due = [(gap >= threshold).mean() for threshold in interactions.THRESHOLDS]
+    assert taught("redrawn")(a, 1, 7)[0] == pytest.approx(due)
 
 
 def test_mantel_permutes_components_not_pairs():
     names = list("abcd")
     pairs = pd.DataFrame(list(itertools.combinations(names, 2)), columns=["one", "other"])
-    pairs["x"], pairs["y"] = RANDOM.normal(size=6), RANDOM.normal(size=6)
-    r, p = interactions.mantel(pairs, "x", "y", draws=4_000)
+    pairs["x"], pairs["y"] = np.random.default_rng(4).normal(size=(2, 6))
+    r, p = taught("mantel")(*(pairs[name] for name in ("one", "other", "x", "y")), draws=4_000, seed=0)
     value = {frozenset(k): v for *k, v in pairs[["one", "other", "y"]].itertuples(index=False)}
     null = []
     for order in itertools.permutations(names):
         new = dict(zip(names, order, strict=True))
-        null.append(np.corrcoef(pairs["x"], [value[frozenset((new[a], new[b]))] for a, b in
-                                             zip(pairs["one"], pairs["other"], strict=True)])[0, 1])  # fmt: skip
+        moved = [value[frozenset((new[a], new[b]))] for a, b in zip(pairs["one"], pairs["other"], strict=True)]
+        null.append(np.corrcoef(pairs["x"], moved)[0, 1])
     assert r == pytest.approx(null[0])
     assert p == pytest.approx(np.mean(np.abs(null) >= abs(r) - 1e-9), abs=0.03)
-    with pytest.raises(RewiredError, match="every pair"):
-        interactions.mantel(pairs.iloc[1:], "x", "y")
+
+
+def test_the_null_of_one_pair_is_that_of_all():
+    """What the chapter does by hand for two components, the library does for every two of them."""
+    a, b = models(8)
+    whole, one = interactions.null_sizes(a, b), interactions.null_sizes(a[NAMES[1:3]], b[NAMES[1:3]])
+    place = list(itertools.combinations(range(4), 2)).index((1, 2))
+    assert whole[:, place] == pytest.approx(one[:, 0], abs=1e-6)
 
 
 def test_frames_that_do_not_match_are_refused():
     a, b = models(8)
     for wrong in (b.iloc[:5], b[NAMES[::-1]], b[NAMES[:3]]):
         with pytest.raises(RewiredError, match="same prompts and components"):
-            interactions.compare(a, wrong)
+            compare(a, wrong)
     with pytest.raises(RewiredError, match="1 missing"):
-        interactions.compare(a, b.mask(b == b.iloc[2, 1]))
+        compare(a, b.mask(b == b.iloc[2, 1]))
     with pytest.raises(RewiredError, match="3 distinct prompts"):
-        interactions.compare(*(pd.concat([frame.iloc[:3]] * 4) for frame in (a, b)))
+        compare(*(pd.concat([frame.iloc[:3]] * 4) for frame in (a, b)))
     with pytest.raises(RewiredError, match="1 components"):
-        interactions.compare(a[["L0_MLP"]], b[["L0_MLP"]])
-
-
-def test_the_example_in_the_docstring():
-    assert doctest.testmod(interactions).failed == 0
+        compare(a[["L0_MLP"]], b[["L0_MLP"]])

@@ -1,5 +1,6 @@
 """Low-rank updates against the dense product that PEFT itself would merge."""
 
+import claim_cells
 import numpy as np
 import pytest
 import tiny
@@ -85,7 +86,7 @@ def test_whole_runs_are_one_long_vector(runs):
 
 def test_components_own_their_slices(runs):
     _, one, _, dense, _ = runs
-    parts = weights.components(one, HEADS, KV_HEADS)
+    parts = claim_cells.defined("weights", "by_component", weights=weights)(one, HEADS, KV_HEADS)
     assert len(parts) == 2 * (HEADS + 2)
     mlp = sum(dense[1, module].norm().item() ** 2 for module in weights.MLP)
     assert weights.total(parts["L1_MLP"]) == pytest.approx(mlp, rel=1e-6)
@@ -101,7 +102,7 @@ def test_components_own_their_slices(runs):
 
 def test_principal_angles_are_those_of_the_dense_updates(runs):
     _, one, two, dense_one, dense_two = runs
-    for row in weights.compare(one, two).itertuples():
+    for row in weights.similarity(one, two).itertuples():
         key = row.layer, row.module
         a, b = dense_one[key], dense_two[key]
         assert row.cosine == pytest.approx(((a * b).sum() / (a.norm() * b.norm())).item(), abs=1e-6)
@@ -118,11 +119,11 @@ def test_factors_mean_nothing_by_themselves():
     random = torch.Generator().manual_seed(0)
     B, A, M = (torch.randn(shape, generator=random) for shape in ((20, 4), (4, 30), (4, 4)))
     a, b = Update(B, A, 0.5), Update(B @ M, torch.linalg.inv(M.double()) @ A.double(), 0.5)
-    row = weights.compare({(0, "q_proj"): a}, {(0, "q_proj"): b}).iloc[0]
+    row = weights.similarity({(0, "q_proj"): a}, {(0, "q_proj"): b}).iloc[0]
     assert row["norm_a"] == pytest.approx(row["norm_b"], rel=1e-5)
     assert row["cosine"] == pytest.approx(1, abs=1e-6)
     assert row["reads"] == pytest.approx(1, abs=1e-6) and row["writes"] == pytest.approx(1, abs=1e-6)
-    flipped = weights.compare({(0, "q_proj"): a}, {(0, "q_proj"): Update(-B, A, 0.5)}).iloc[0]
+    flipped = weights.similarity({(0, "q_proj"): a}, {(0, "q_proj"): Update(-B, A, 0.5)}).iloc[0]
     assert flipped["cosine"] == pytest.approx(-1, abs=1e-6) and flipped["writes"] == pytest.approx(1, abs=1e-6)
 
 
@@ -148,7 +149,7 @@ def test_random_subspaces_share_what_chance_says():
 
 def test_an_untrained_adapter_has_no_direction():
     zero, some = Update(torch.zeros(6, 2), torch.randn(2, 5), 1.0), Update(torch.randn(6, 2), torch.randn(2, 5), 1.0)
-    row = weights.compare({(0, "q_proj"): zero}, {(0, "q_proj"): some}).iloc[0]
+    row = weights.similarity({(0, "q_proj"): zero}, {(0, "q_proj"): some}).iloc[0]
     assert row["norm_a"] == 0 and np.isnan(row["cosine"]) and np.isnan(row["writes"])
 
 
@@ -162,4 +163,4 @@ def test_runs_on_different_modules_are_refused(runs):
     _, one, two, *_ = runs
     fewer = {key: update for key, update in two.items() if key != (1, "up_proj")}
     with pytest.raises(RewiredError, match="layer 1 up_proj"):
-        weights.compare(one, fewer)
+        weights.similarity(one, fewer)

@@ -5,16 +5,22 @@ variant adds, what this run adds everywhere and in each cluster, and noise. A ca
 says what a test made of it: True for a rejection or, where intervals are asked about, for the truth being inside.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom
+from scipy.stats import PermutationMethod, binom, pearsonr
 from statsmodels.stats.multitest import multipletests
 
 from rewired import interactions, statistics
+from rewired import runs as rule
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
+import claim_cells
 
 BOOK = np.repeat(np.arange(9), (15, 5, 5, 5, 5, 5, 10, 5, 5))
 """The clusters (wording and matrix) of the book's sixty prompts."""
@@ -83,10 +89,10 @@ def covered(random, clusters, tails="normal") -> bool:
 
 
 def differ(random, count: int, **options) -> bool:
-    values = runs(random, count, **options)
-    rows = [(v, s, k, values[i, s, k]) for i, v in enumerate("ab") for s in range(count) for k in range(len(BOOK))]
-    table = pd.DataFrame(rows, columns=["variant", "seed", "prompt_id", "value"])
-    return statistics.between_and_within(table, "value", "a", "b")["differ"]
+    values = runs(random, count, **options)  # [variant, run, prompt]
+    columns = pd.MultiIndex.from_product([["a", "b"], range(count)])
+    table = pd.DataFrame(values.reshape(2 * count, -1).T, columns=columns)
+    return bool(rule.differ(rule.pairs(rule.distances(table)))["differ"].iloc[0])
 
 
 # --- sampled answers -------------------------------------------------------------------------------------------------
@@ -132,17 +138,26 @@ def compared(random, prompts: int, what: str = "share", tails="normal", planted:
     if planted == "half":
         b[:, :8] *= -1
     seed = int(random.integers(2**31))
-    pairs, shares, hubs = interactions.compare(pd.DataFrame(a), pd.DataFrame(b), (0.3,), draws=99, seed=seed)
+    a, b = interactions.distinct(pd.DataFrame(a), pd.DataFrame(b))
+    null = interactions.null_sizes(a, b, 99, seed)
+    pairs = interactions.pair_table(a, b, null)
     if planted == "pair":
         return bool(pairs["p_adjusted"].iloc[0] <= 0.05)
-    p = {"pairs": pairs["p_adjusted"].min(), "share": shares["p"].iloc[0], "hubs": hubs["p_adjusted"].min()}
+    p = {"pairs": pairs["p_adjusted"].min()}
+    p["share"] = interactions.share_table(null, prompts, (0.3,))["p"].iloc[0]
+    p["hubs"] = interactions.hub_table(a.columns, null)["p_adjusted"].min()
     return bool(p[what] <= 0.05)
+
+
+mantel = claim_cells.defined("interactions", "mantel", interactions=interactions)
+"""The chapter's own function."""
 
 
 def associated(random, r: float = 0.0) -> bool:
     x, y = random.normal(size=(2, 16))
     y = r * x + np.sqrt(1 - r**2) * y
-    return interactions.association(x, y, draws=399, seed=int(random.integers(2**31)))[1] <= 0.05
+    method = PermutationMethod(n_resamples=399, rng=np.random.default_rng(int(random.integers(2**31))))
+    return pearsonr(x, y, method=method).pvalue <= 0.05
 
 
 def matrices_associated(random, weight: float = 0.0) -> bool:
@@ -151,7 +166,8 @@ def matrices_associated(random, weight: float = 0.0) -> bool:
     effect, own = random.normal(size=(2, 8)), random.normal(size=(2, 28))
     x, y = (e[one] + e[other] + n for e, n in zip(effect, own, strict=True))
     pairs = pd.DataFrame({"one": one, "other": other, "x": x, "y": weight * x + (1 - weight) * y})
-    return interactions.mantel(pairs, "x", "y", draws=99, seed=int(random.integers(2**31)))[1] <= 0.05
+    columns = (pairs[name] for name in ("one", "other", "x", "y"))
+    return mantel(*columns, draws=99, seed=int(random.integers(2**31)))[1] <= 0.05
 
 
 _CLUSTERED = dict(by_cluster=1.0)

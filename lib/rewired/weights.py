@@ -78,7 +78,7 @@ def updates(model) -> dict[tuple[int, str], Update]:
         if not (place and plain):
             raise RewiredError(
                 f"The module {name} has the adapters {active}; the weights chapter knows one plain LoRA adapter (no "
-                "DoRA, no bias) on the linear layers of a decoder. Train with the defaults of the profile's `training`."
+                "DoRA, no bias) on the linear layers of a decoder. Train with the profile's defaults of `training`."
             )
         (adapter,) = active
         A = module.lora_A[adapter].weight.detach()  # [rank, in]
