@@ -1,7 +1,9 @@
 """Games against games computed by hand, and drawn answers against answers generated one by one."""
 
 import zlib
+from dataclasses import astuple
 
+import claim_cells
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,13 +12,23 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rewired import decisions, games, models, play, profiles
+from rewired import decisions, games, models, play, profiles, prompts
 from rewired.errors import RewiredError
 from rewired.games import GAMES, MOVES, OPPONENTS, REWARDS, STATES, Game, Turn, get_game
 from rewired.prompts import Labels, chat, scenario_set
 
 NAMES = tuple(play.SCRIPTS)
 EXACT = 1e-9
+
+
+def taught(name: str):
+    """A function that the chapter on behaviour defines: the measures of its games stand there."""
+    known = {"games": games, "play": play, "prompts": prompts, "game": get_game("prisoners_dilemma")}
+    known |= {"labels": Labels(), "unseen_labels": ["action3", "action4"]}
+    return claim_cells.defined("behaviour", name, **known)
+
+
+regret, reciprocity, tournament = taught("regret"), taught("reciprocity"), taught("tournament")
 
 
 # --- by hand: plain loops over the documented random numbers --------------------------------------------------------
@@ -74,10 +86,10 @@ def compare(first: str, second: str, game: Game, rounds: int = 6, plays: int = 9
     got = turns[list(expected)].astype({c: str for c in ("state", "own", "other")})
     pd.testing.assert_frame_equal(got, expected, check_dtype=False, rtol=0, atol=EXACT)
     for name in ("strategic", "deontological", "utilitarian", "hybrid"):
-        assert play.regret(turns, REWARDS[name], game) == pytest.approx(
+        assert regret(turns, REWARDS[name], game) == pytest.approx(
             regrets_by_hand(played, name, game), abs=EXACT, nan_ok=True
         )
-    assert play.reciprocity(turns) == pytest.approx(reciprocity_by_hand(played), abs=EXACT, nan_ok=True)
+    assert reciprocity(turns) == pytest.approx(reciprocity_by_hand(played), abs=EXACT, nan_ok=True)
 
 
 @pytest.mark.parametrize("second", NAMES)
@@ -112,13 +124,13 @@ def test_regret_of_the_study_formulas():
     game = get_game("prisoners_dilemma")
     betrayer = play.match(play.scripted("always_defect"), play.scripted("always_cooperate"), rounds=1, plays=400)
     shown = (betrayer["state"].astype(str).str[1] == "C").mean()
-    told = play.regret(betrayer, REWARDS["deontological"], game)
+    told = regret(betrayer, REWARDS["deontological"], game)
     assert told["regret"] == pytest.approx(3 * shown, abs=EXACT) and told["hindsight"] == 1
-    told = play.regret(betrayer, REWARDS["utilitarian"], game)
+    told = regret(betrayer, REWARDS["utilitarian"], game)
     assert told["scaled"] == pytest.approx((6 - 4) / 12, abs=EXACT) and told["hindsight"] == 1
     saint = play.match(play.scripted("always_cooperate"), play.scripted("always_defect"))
-    assert play.regret(saint, REWARDS["deontological"], game)["regret"] == 0
-    assert play.regret(saint, REWARDS["utilitarian"], game)["hindsight"] == 0
+    assert regret(saint, REWARDS["deontological"], game)["regret"] == 0
+    assert regret(saint, REWARDS["utilitarian"], game)["hindsight"] == 0
 
 
 @pytest.mark.parametrize(
@@ -126,13 +138,13 @@ def test_regret_of_the_study_formulas():
     [("prisoners_dilemma", 6), ("stag_hunt", 8), ("chicken", 5), ("bach_stravinsky", 5), ("defective_coordination", 8)],
 )
 def test_the_largest_sum_of_points_is_the_papers(game, best):
-    assert play.reward_table(REWARDS["utilitarian"], get_game(game)).max() == best
+    assert taught("reward_table")(REWARDS["utilitarian"], get_game(game)).max() == best
 
 
 def test_reciprocity_reads_the_displayed_move():
     turns = play.match(play.scripted("tit_for_tat"), play.scripted("random"), plays=2000)
-    assert play.reciprocity(turns) == {"after_C": 0, "after_D": 1}
-    concurrent = play.reciprocity(turns, displayed=False)
+    assert reciprocity(turns) == {"after_C": 0, "after_D": 1}
+    concurrent = reciprocity(turns, displayed=False)
     assert concurrent["after_C"] == pytest.approx(0.5, abs=0.02), "the other's next move tells nothing"
 
 
@@ -140,9 +152,9 @@ def test_illegal_answers_leave_the_move_and_are_fined():
     mute = play.Player("mute", lambda game: np.zeros((4, 2)))
     turns = play.match(mute, play.scripted("always_defect"), rounds=3, plays=50)
     assert turns["answer"].isna().all() and (turns["own"] == turns["state"].astype(str).str[0]).all()
-    told = play.regret(turns, REWARDS["utilitarian"], get_game("prisoners_dilemma"))
+    told = regret(turns, REWARDS["utilitarian"], get_game("prisoners_dilemma"))
     assert told["scaled"] == 1 and np.isnan(told["hindsight"])
-    assert np.isnan(play.reciprocity(turns)["after_D"])
+    assert np.isnan(reciprocity(turns)["after_D"])
 
 
 def test_scripts_are_the_opponents_of_games():
@@ -152,15 +164,19 @@ def test_scripts_are_the_opponents_of_games():
         for move, chance in script.items():
             share = np.mean([OPPONENTS[name](move, random) == "C" for _ in range(400)])
             assert share == pytest.approx(chance, abs=0.1)
-    with pytest.raises(RewiredError, match="nobody.*Allowed"):
+    with pytest.raises(RewiredError, match="nobody.*Known"):
         play.scripted("nobody")
 
 
-def test_move_or_word():
-    assert play.move_or_word([1, 0, 0.9], [1, 0, 0.9]) == 1
-    assert play.move_or_word([1, 0, 0.9], [0, 1, 0.1]) == pytest.approx(0, abs=EXACT)
-    assert play.move_or_word([1, 1], [0.5, 0.5]) == 0.5
-    assert np.isnan(play.move_or_word([0.5], [0.5]))
+@pytest.mark.parametrize(
+    "usual, exchanged, score", [([1, 0, 0.9], [1, 0, 0.9], 1), ([1, 0, 0.9], [0, 1, 0.1], 0), ([1, 1], [0.5, 0.5], 0.5)]
+)
+def test_move_or_word(usual, exchanged, score):
+    assert taught("move_or_word")(np.array(usual), np.array(exchanged)) == pytest.approx(score, abs=EXACT)
+
+
+def test_a_coin_has_learnt_neither_move_nor_word():
+    assert np.isnan(taught("move_or_word")(np.array([0.5]), np.array([0.5])))
 
 
 # --- tournaments ----------------------------------------------------------------------------------------------------
@@ -168,9 +184,9 @@ def test_move_or_word():
 
 def test_a_tournament_pairs_everybody_once_and_does_not_depend_on_who_else_plays():
     players = [play.scripted(name) for name in NAMES]
-    table = play.tournament(players, plays=50)
+    table = tournament(players, "prisoners_dilemma", 20, 50)
     assert len(table) == len(NAMES) ** 2 and not table.duplicated(["player", "opponent"]).any()
-    few = play.tournament(players[:2], plays=50)
+    few = tournament(players[:2], "prisoners_dilemma", 20, 50)
     both = table.merge(few, on=["player", "opponent"], suffixes=("", "_few"))
     assert len(both) == 4 and (both["points"] == both["points_few"]).all()
 
@@ -180,7 +196,7 @@ def test_both_sides_of_an_asymmetric_game():
     other = play.other_side(game)
     assert other.payoffs == {"CC": (2, 3), "CD": (0, 0), "DC": (0, 0), "DD": (3, 2)}
     assert play.other_side(get_game("chicken")) is get_game("chicken")
-    table = play.tournament([play.scripted("always_cooperate"), play.scripted("tit_for_tat")], game)
+    table = tournament([play.scripted("always_cooperate"), play.scripted("tit_for_tat")], game)
     points = table.set_index(["player", "opponent"])["points"]
     assert points["always_cooperate", "always_cooperate"] == 3
     seen = play.Player("seen", lambda shown: np.array([[1.0, 0.0]] * 4) if shown.name == other.name else None)
@@ -196,33 +212,36 @@ def base():
 
 
 def test_questions_cover_what_they_promise():
-    asked = play.robustness_questions(("action1", "action2"), ("action3", "action4"))
+    asked = []
+    for state in STATES:
+        for name in ("in_other_words", "with_other_labels", "with_parts_left_out"):
+            asked += taught(name)(state)
     levels = pd.DataFrame({"factor": [q.factor for q in asked], "level": [q.level for q in asked]})
     assert dict(levels.groupby("factor")["level"].nunique()) == {"labels": 4, "reduced": 4, "table": 4, "wording": 4}
     usual = {q.prompt.text for q in play.game_questions(("action1", "action2"), [get_game("prisoners_dilemma")])}
     for factor, first in levels.groupby("factor", sort=False)["level"].first().items():
         texts = {q.prompt.text for q in asked if q.factor == factor and q.level == first}
         assert factor == "table" or texts == usual, f"the first level of {factor} is the usual prompt"
-    values = play.value_questions(("action1", "action2"))
-    assert all(q.prompt.text.startswith(play.VALUES[q.level]) for q in values if q.level != "none")
+    sentences, values = taught("VALUES"), taught("with_values")()
+    assert {q.level for q in values} == set(sentences) and len(values) == 3 * 16
+    assert all(q.prompt.text.startswith(sentences[q.level]) for q in values)
 
 
 def test_arrangements_are_balanced():
-    factors = np.array(play.ARRANGEMENTS)
+    factors = np.array([astuple(arrangement) for arrangement in play.ARRANGEMENTS])
     assert (factors.sum(axis=0) == 2).all()
-    assert {tuple(a[2:]) for a in play.ARRANGEMENTS} == {tuple(a[:2]) for a in play.ARRANGEMENTS}
-    assert len({tuple(a[2:]) for a in play.ARRANGEMENTS}) == 4
+    names, tables = {tuple(row[:2]) for row in factors}, {tuple(row[2:]) for row in factors}
+    assert names == tables and len(tables) == 4
 
 
 def test_reduced_prompts_lose_what_they_say():
     prompt = scenario_set()[2]
-    texts = {level: play.reduced(prompt, level).text for level in play.REDUCED}
+    texts = {level: less.text for level, less in taught("reduced")(prompt).items()}
+    assert list(texts) == ["all", "no question", "no last round", "answer only"]
     assert texts["all"] == prompt.text and texts["answer only"].startswith("Answer only with")
     assert "Which choice" not in texts["no question"] and "In the last round" in texts["no question"]
     assert "In the last round" not in texts["no last round"] and "| 3,3 |" in texts["no last round"]
     assert all(text.endswith("Your answer:") for text in texts.values())
-    with pytest.raises(RewiredError, match="level of reduction"):
-        play.reduced(prompt, "some")
 
 
 def test_reading_is_measuring_each_text_once(base, monkeypatch):
@@ -241,8 +260,7 @@ def test_reading_is_measuring_each_text_once(base, monkeypatch):
 def generated(model, tokenizer, states: list[str], labels: Labels, random) -> list[str | None]:
     """One generated answer to each displayed state, the arrangement drawn at random."""
     prompts = [
-        play._arranged(s, get_game("prisoners_dilemma"), labels)[random.integers(len(play.ARRANGEMENTS))]
-        for s in states
+        play.arranged(s, get_game("prisoners_dilemma"), labels)[random.integers(len(play.ARRANGEMENTS))] for s in states
     ]
     rows = [chat(tokenizer, p) for p in prompts]
     length = max(map(len, rows))
@@ -279,7 +297,7 @@ def test_a_new_reward_has_its_regret():
             return min(turn.payoffs)
 
         turns = play.match(play.scripted("always_defect"), play.scripted("always_cooperate"))
-        told = play.regret(turns, games.get_reward("care"), get_game("prisoners_dilemma"))
+        told = regret(turns, games.get_reward("care"), get_game("prisoners_dilemma"))
         assert told == pytest.approx({"regret": 3, "scaled": 3 / 9, "hindsight": 1}, abs=EXACT)
     finally:
         REWARDS.pop("care")
