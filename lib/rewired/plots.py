@@ -350,11 +350,11 @@ def _colours(tables: Mapping[str, pd.DataFrame]) -> dict:
 
 
 def _name_cells(ax: Axes, cells: pd.DataFrame, row: str, column: str, across: int, numbers: bool) -> None:
-    """Tick labels of one grid: at most 18 a side, slanted where they are long."""
+    """Tick labels of one grid: at most 20 a side, slanted where they are long."""
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    x, y = (range(0, count, -(-count // 18)) for count in (cells.shape[1], cells.shape[0]))
+    x, y = (range(0, count, -(-count // 20)) for count in (cells.shape[1], cells.shape[0]))
     size = 8.5 if numbers or max(len(x), len(y)) < 12 else 6.5
     ax.set_xticks(x, [short(cells.columns[k]) for k in x], fontsize=size)
     ax.set_yticks(y, [str(cells.index[k]).replace("_", " ") for k in y], fontsize=size)
