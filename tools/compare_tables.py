@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 TOLERANCE = 1e-5
-RENAMED: dict[str, dict[str, str]] = {}
+RENAMED: dict[str, dict[str, str]] = {"interactions_runs": {"mean": "distance"}}
 """{new table: {old column: new column}}"""
 
 

@@ -84,7 +84,8 @@ def pairs(distance: pd.DataFrame, **others: pd.DataFrame) -> pd.DataFrame:
     order = list(seeds_of)
     places = sorted(range(len(listed)), key=lambda place: order.index(listed[place][0]))
 
-    within, between = [], []
+    within: list[tuple] = []
+    between: list[tuple] = []
     for i, j in combinations(places, 2):
         (a, seed_a), (b, seed_b) = listed[i], listed[j]
         numbers = [table[i, j] for table in tables.values()]
