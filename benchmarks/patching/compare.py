@@ -25,8 +25,9 @@ METHODS = {
     "sweep": "rewired sweep, merged weights",
     "sweep_unmerged": "rewired sweep, adapters unmerged",
 }
-LARGEST = {"sweep": 5e-6, "sweep_unmerged": 5e-6, "transformerlens": 1e-5}
-"""Allowed difference from one-row hooks in fp32, in logits; the peer computes batches of padded prompts."""
+LARGEST = {"sweep": 1e-6, "sweep_unmerged": 1e-6, "transformerlens": 2e-6}
+"""Allowed difference from one-row hooks in fp32, relative to the logits: in units of the larger label logit of the
+unpatched prompts, or of 5 where that is less. The peer computes batches of padded prompts."""
 
 
 class Worker:
@@ -83,12 +84,14 @@ def table(workers: dict[str, Worker], job: dict, folder: Path) -> tuple[pd.DataF
 
 
 def difference(name: str, workers, folder: Path) -> float:
-    """Largest difference from one-row hooks over the sampled patches; unmerged adapters have hooks of their own."""
+    """Largest difference from one-row hooks over the sampled patches, in units of each prompt's larger label logit;
+    unmerged adapters have hooks of their own."""
     own = folder / f"{name}.reference.npy"
     reference = own if own.is_file() else folder / "hooks.npy"
     if not reference.is_file():
         return np.nan
-    return float(np.abs(np.load(folder / f"{name}.npy") - np.load(reference)).max())
+    logits = np.maximum(np.load(folder / "logits.npy"), 5)  # [prompt]
+    return float((np.abs(np.load(folder / f"{name}.npy") - np.load(reference)) / logits).max())
 
 
 def show(frame: pd.DataFrame, rate: float, least: float, unit: str) -> str:

@@ -45,18 +45,18 @@ class Geometry:
     times_naive: float | None = None
 
 
-def _shape(width, ff, layers, heads, kv_heads, head_dim, vocabulary, window=128) -> dict:
+def _shape(width, ff, layers, heads, kv_heads, head_dim, vocabulary) -> dict:
     return dict(
         hidden_size=width, intermediate_size=ff, num_hidden_layers=layers, num_attention_heads=heads,
         num_key_value_heads=kv_heads, head_dim=head_dim, query_pre_attn_scalar=head_dim, vocab_size=vocabulary,
-        sliding_window=window, max_position_embeddings=2048,
+        sliding_window=128 if vocabulary < 1000 else 4096, max_position_embeddings=2048,
     )  # fmt: skip
 
 
 GEOMETRIES = {
     "pocket26": Geometry(_shape(128, 512, 26, 8, 4, 16, 512), "made-up", 15, 147, 100, times_peer=3.5, times_naive=7.0),
     "book": Geometry(None, "scenario", times_peer=2.0, times_naive=4.0),
-    "gemma-2-2b": Geometry(_shape(2304, 9216, 26, 8, 4, 256, 256_000, 4096), "study", spread=0.02),
+    "gemma-2-2b": Geometry(_shape(2304, 9216, 26, 8, 4, 256, 256_000), "study", spread=0.02),
     "tiny": Geometry(_shape(32, 64, 3, 4, 2, 8, 512), "made-up", 4, 40, 24, spread=0.3),
 }
 

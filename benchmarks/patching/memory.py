@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 MOST = 1.15
@@ -46,17 +45,14 @@ def _write_base(shape: dict, folder: Path, dtype: str, tokenizer) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _write_runs(study, variants) -> None:
+def _write_runs(held, variants) -> None:
     """For every variant a folder such as training leaves behind, with a new adapter of the profile's rank."""
     from rewired.models import ADAPTER, file_hash, fingerprint
-    from rewired.train.lora import MODULES
+    from rewired.train.lora import add_adapter
 
-    rank = study.profile.training.lora_rank
-    wrapped = get_peft_model(
-        study.model, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(MODULES), task_type="CAUSAL_LM")
-    )
+    wrapped = add_adapter(held.model, held.profile.training)
     for variant in variants:
-        folder = study.run_dir(variant, 1)
+        folder = held.run_dir(variant, 1)
         wrapped.save_pretrained(folder / "adapter")
         run = {"base": fingerprint(wrapped), "adapter": file_hash(folder / "adapter" / ADAPTER), "checkpoints": {}}
         (folder / "run.json").write_text(json.dumps(run))
@@ -66,7 +62,7 @@ def main(name: str, folder: Path, device: str, dtype: str | None) -> int:
     """Prints the comparison; 0 when five models fit into MOST and nothing of the base was copied."""
     import geometries
 
-    from rewired.models import Study
+    from rewired.models import Variants
 
     geometry, variants = geometries.GEOMETRIES[name], ["one", "two", "three", "four"]
     dtype, rank = dtype or "bfloat16", RANK.get(name, 8)
@@ -78,18 +74,18 @@ def main(name: str, folder: Path, device: str, dtype: str | None) -> int:
         base.save_pretrained(folder / "base")
         tokenizer.save_pretrained(folder / "base")
     profile = _profile(folder, variants, device, dtype, rank)
-    _write_runs(Study(profile), variants)
+    _write_runs(Variants(profile), variants)
     gc.collect()
-    study = Study(profile)
-    one = storages(study.model)
+    held = Variants(profile)
+    one = storages(held.model)
     started = time.perf_counter()
     for _ in range(2):
         for variant in variants:
-            with study.variant(variant):
+            with held.variant(variant):
                 pass
-    five, seconds = storages(study.model), time.perf_counter() - started
+    five, seconds = storages(held.model), time.perf_counter() - started
     ratio, kept = sum(five.values()) / sum(one.values()), set(one) <= set(five)
-    adapters = sum(p.numel() * p.element_size() for n, p in study.model.named_parameters() if "lora_" in n)
+    adapters = sum(p.numel() * p.element_size() for n, p in held.model.named_parameters() if "lora_" in n)
     only = sum(five.values()) == sum(one.values()) + adapters
     print(f"{name}, {dtype}, rank {rank}: one model {sum(one.values()) / 2**20:.1f} MiB, five "
           f"{sum(five.values()) / 2**20:.1f} MiB, four adapters {adapters / 2**20:.1f} MiB "

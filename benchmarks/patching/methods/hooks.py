@@ -5,6 +5,7 @@ norm's output: near Gemma's cap of 30 two fp32 logits are spaced by 2e-6, and ro
 """
 
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,6 +51,11 @@ def see(model, ids, sample) -> dict:
     return seen
 
 
+def label_logits(model, normed: torch.Tensor, labels) -> torch.Tensor:
+    """Raw logits of the tokens ``labels`` (cooperate, defect), [label], fp64, from the final norm's output."""
+    return model.get_output_embeddings().weight[list(labels)].double() @ normed
+
+
 def patched_delta(model, ids, layer: int, head: int, value: torch.Tensor, labels) -> float:
     """delta at the last position with one component's activation replaced at all positions; ``labels`` are the
     tokens (cooperate, defect)."""
@@ -61,8 +67,8 @@ def patched_delta(model, ids, layer: int, head: int, value: torch.Tensor, labels
     at = hooked(block.mlp, after=write) if head < 0 else hooked(block.self_attn.o_proj, before=write)
     with at, hooked(model.model.norm, after=lambda output: kept.append(output[0, -1].double())):
         model(ids, use_cache=False)
-    cap, rows = model.config.final_logit_softcapping, model.get_output_embeddings().weight[list(labels)].double()
-    cooperate, defect = (cap * torch.tanh(rows @ kept[0] / cap)).tolist()
+    cap = model.config.final_logit_softcapping
+    cooperate, defect = (cap * torch.tanh(label_logits(model, kept[0], labels) / cap)).tolist()
     return defect - cooperate
 
 
@@ -71,6 +77,16 @@ def record(source, job, device) -> list[dict]:
     model = source()
     sample = [tuple(component) for component in job["sample"]]
     return [see(model, torch.tensor([row], device=device), sample) for row in job["rows"]]
+
+
+def sizes(target, job, device) -> np.ndarray:
+    """[prompt]: the larger of the two label logits of the target, unpatched."""
+    model, largest, kept = target(), [], []
+    with hooked(model.model.norm, after=lambda output: kept.append(output[0, -1].double())):
+        for row, *labels in zip(job["rows"], job["cooperate"], job["defect"], strict=True):
+            model(torch.tensor([row], device=device), use_cache=False)
+            largest.append(label_logits(model, kept[-1], labels).abs().max().item())
+    return np.array(largest)
 
 
 def sweep(target, seen, job, device) -> np.ndarray:
@@ -87,6 +103,7 @@ def sweep(target, seen, job, device) -> np.ndarray:
 def prepare(job, folder, device):
     source, target = pair.merged(folder, device)
     seen = record(source, job, device)
+    np.save(Path(folder) / "logits.npy", sizes(target, job, device))
 
     def repeat():
         found = sweep(target, seen, job, device)

@@ -1,4 +1,4 @@
-"""What the book runs: `rewired.tracing.patching.sweep` over all heads and MLPs, recordings and controls included."""
+"""What the book runs: `rewired.tracing.patching.patch_each`, all heads and MLPs, recordings and controls included."""
 
 from . import hooks, pair
 
@@ -8,16 +8,17 @@ def prepare(job, folder, device, load=pair.merged):
     from transformers import AutoTokenizer
 
     from rewired.tracing import patching
+    from rewired.tracing.recording import Component
 
     source, target = load(folder, device)
     prompts = geometries.prompts_of(geometries.GEOMETRIES[job["geometry"]])
     tokenizer = AutoTokenizer.from_pretrained(folder / "source")
-    names = [patching.Component(a, "head" if h >= 0 else "mlp", h).name for a, h in job["sample"]]
+    names = [Component(a, "head" if h >= 0 else "mlp", h).name for a, h in job["sample"]]
 
     def repeat():
         there = patching.record(source(), tokenizer, prompts)
         own = patching.record(target(), tokenizer, prompts)
-        table, _ = patching.sweep(target(), there, own)
+        table, _ = patching.patch_each(patching.Sweep(target(), there, own))
         found = table.pivot(index="component", columns="prompt_id", values="delta_patched")
         return found.loc[names, [p.id for p in prompts]].to_numpy(), len(table)
 
