@@ -83,7 +83,7 @@ def compare(first: str, second: str, game: Game, rounds: int = 6, plays: int = 9
     turns = play.match(play.scripted(first), play.scripted(second), game, rounds, plays, seed)
     played = by_hand(first, second, game, turns, the_draws(first, second, game, rounds, plays, seed))
     expected = pd.DataFrame(played).sort_values(["round", "play"]).reset_index(drop=True)
-    got = turns[list(expected)].astype({c: str for c in ("state", "own", "other")})
+    got = turns[list(expected)].astype(dict.fromkeys(("state", "own", "other"), str))
     pd.testing.assert_frame_equal(got, expected, check_dtype=False, rtol=0, atol=EXACT)
     for name in ("strategic", "deontological", "utilitarian", "hybrid"):
         assert regret(turns, REWARDS[name], game) == pytest.approx(
