@@ -145,8 +145,8 @@ def _problem(problem: dict, data: dict) -> str:
         return f"{who}{choice('key', key, section.model_fields)}"
     if problem["type"] == "missing":
         return f"{who}{key} is missing."
-    value = "" if isinstance(problem["input"], dict | list) else f" is {problem['input']!r}"
-    return f"{who}{key}{value}: {problem['msg'].removeprefix('Value error, ').rstrip('.')}."
+    shown = "" if isinstance(problem["input"], dict | list) else f" is {problem['input']!r}"
+    return f"{who}{key}{shown}: {problem['msg'].removeprefix('Value error, ').rstrip('.')}."
 
 
 # --- the numbers -----------------------------------------------------------------------------------------------------
