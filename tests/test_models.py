@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from rewired import decisions, models, profiles
 from rewired.errors import RewiredError
 from rewired.prompts import held_out_set, scenario_set
+from rewired.store import read_table, results_dir, write_table
 from rewired.train import reinforce
 
 QUICK = {
@@ -37,45 +38,45 @@ def trained(runs, tmp_path, monkeypatch):
     """A profile whose results are these runs: a copy, free to be damaged."""
     profile, folder = runs
     monkeypatch.setenv("REWIRED_ROOT", str(tmp_path / "root"))
-    shutil.copytree(folder, profiles.results_dir(profile) / "runs")
+    shutil.copytree(folder, results_dir(profile) / "runs")
     return profile
 
 
-def deltas(study, model):
-    return decisions.measure(model, study.tokenizer, scenario_set()[::6], forms=False)["delta"].to_numpy()
+def deltas(variants, model):
+    return decisions.measure(model, variants.tokenizer, scenario_set()[::6], forms=False)["delta"].to_numpy()
 
 
 def test_variants_switch_exactly_and_are_restored(trained):
-    study = models.Study(trained)
-    base = deltas(study, study.model)
-    with study.variant("strategic", 1) as model:
-        strategic = deltas(study, model)
-        with study.variant("utilitarian", 1) as model:
-            utilitarian = deltas(study, model)
-            with study.variant("base") as model:
-                assert (deltas(study, model) == base).all()
-        assert (deltas(study, model) == strategic).all()
-    assert (deltas(study, study.model) == base).all()
+    variants = models.Variants(trained)
+    base = deltas(variants, variants.model)
+    with variants.variant("strategic", 1) as model:
+        strategic = deltas(variants, model)
+        with variants.variant("utilitarian", 1) as model:
+            utilitarian = deltas(variants, model)
+            with variants.variant("base") as model:
+                assert (deltas(variants, model) == base).all()
+        assert (deltas(variants, model) == strategic).all()
+    assert (deltas(variants, variants.model) == base).all()
     assert abs(strategic - base).max() > 1e-3 and abs(strategic - utilitarian).max() > 1e-3
 
 
 def test_a_variant_is_what_training_saved(trained):
     """p_defect of the reloaded adapter equals what the run wrote down, and the guard says so."""
-    study = models.Study(trained)
-    assert study.runs() == [("strategic", 1), ("utilitarian", 1)]
-    for variant, seed in study.runs():
-        recorded = profiles.read_table(study.run_dir(variant, seed) / "decisions.parquet", trained)
-        now = decisions.guard(study, variant, seed)
+    variants = models.Variants(trained)
+    assert variants.runs() == [("strategic", 1), ("utilitarian", 1)]
+    for variant, seed in variants.runs():
+        recorded = read_table(variants.run_dir(variant, seed) / "decisions.parquet", trained)
+        now = decisions.guard(variants, variant, seed)
         assert abs(now["p_defect"] - recorded["p_defect"]).max() < 1e-6
 
 
 def test_a_checkpoint_is_what_the_run_was_then(trained):
     """A checkpoint answers as the log says, beside finished runs and alone, and nothing of it stays behind."""
-    alone, study = models.Study(trained), models.Study(trained)
-    base, asked = deltas(study, study.model), reinforce.probe_set(held_out_set())
-    log = profiles.read_table(study.run_dir("utilitarian", 1) / "log.parquet", trained)
+    alone, variants = models.Variants(trained), models.Variants(trained)
+    base, asked = deltas(variants, variants.model), reinforce.probe_set(held_out_set())
+    log = read_table(variants.run_dir("utilitarian", 1) / "log.parquet", trained)
     logged = log[log["metric"].eq("p_defect") & log["state"].eq("all")].set_index("episode")["value"]
-    assert study.checkpoints("utilitarian", 1) == [2, 4] and logged.nunique() == 3
+    assert variants.checkpoints("utilitarian", 1) == [2, 4] and logged.nunique() == 3
 
     def told(where, episode=None):
         with where.variant("utilitarian", 1, episode) as model:
@@ -83,62 +84,65 @@ def test_a_checkpoint_is_what_the_run_was_then(trained):
 
     for episode in (2, 4):
         assert told(alone, episode) == pytest.approx(logged[episode], abs=1e-6)
-    with study.variant("strategic", 1) as model:
-        strategic = deltas(study, model)
-        assert told(study, 2) == pytest.approx(logged[2], abs=1e-6)
-        assert (deltas(study, model) == strategic).all()
-        with study.variant("utilitarian", 1, 2), study.variant("base"):
-            assert told(study, 2) == pytest.approx(logged[2], abs=1e-6), "in use twice"
-    assert told(study) == pytest.approx(logged[4], abs=1e-6)
-    assert (deltas(study, study.model) == base).all() and (deltas(alone, alone.model) == base).all()
-    kept = {name.split(".")[-2] for name, _ in study.model.named_parameters() if "lora_" in name}
+    with variants.variant("strategic", 1) as model:
+        strategic = deltas(variants, model)
+        assert told(variants, 2) == pytest.approx(logged[2], abs=1e-6)
+        assert (deltas(variants, model) == strategic).all()
+        with variants.variant("utilitarian", 1, 2), variants.variant("base"):
+            assert told(variants, 2) == pytest.approx(logged[2], abs=1e-6), "in use twice"
+    assert told(variants) == pytest.approx(logged[4], abs=1e-6)
+    assert (deltas(variants, variants.model) == base).all() and (deltas(alone, alone.model) == base).all()
+    kept = {name.split(".")[-2] for name, _ in variants.model.named_parameters() if "lora_" in name}
     assert kept == {"strategic-1", "utilitarian-1"}
-    assert not any(p.requires_grad for p in study.model.parameters())
+    assert not any(p.requires_grad for p in variants.model.parameters())
 
 
 def test_there_is_one_copy_of_the_base(trained):
-    study = models.Study(trained)
-    before = {name: value.data_ptr() for name, value in study.model.named_parameters()}
-    for variant, seed in study.runs():
-        with study.variant(variant, seed):
+    variants = models.Variants(trained)
+    before = {name: value.data_ptr() for name, value in variants.model.named_parameters()}
+    for variant, seed in variants.runs():
+        with variants.variant(variant, seed):
             pass
-    after = {n.replace(".base_layer.", "."): p for n, p in study.model.named_parameters()}
+    after = {n.replace(".base_layer.", "."): p for n, p in variants.model.named_parameters()}
     assert all(after[name].data_ptr() == pointer for name, pointer in before.items())
     extra = [name for name in after if name not in before]
     assert extra and all("lora_" in name for name in extra)
-    assert not any(p.requires_grad for p in after.values()) and not study.model.training
+    assert not any(p.requires_grad for p in after.values()) and not variants.model.training
 
 
 def test_the_switch_is_restored_after_an_error(trained):
-    study = models.Study(trained)
-    base = deltas(study, study.model)
-    with pytest.raises(KeyError), study.variant("strategic", 1):
+    variants = models.Variants(trained)
+    base = deltas(variants, variants.model)
+    with pytest.raises(KeyError), variants.variant("strategic", 1):
         raise KeyError
-    assert (deltas(study, study.model) == base).all()
+    assert (deltas(variants, variants.model) == base).all()
 
 
 def test_the_guard_stops_another_model(trained):
-    study = models.Study(trained)
-    table = study.run_dir("strategic", 1) / "decisions.parquet"
-    recorded = profiles.read_table(table, trained)
+    variants = models.Variants(trained)
+    table = variants.run_dir("strategic", 1) / "decisions.parquet"
+    recorded = read_table(table, trained)
     recorded.loc[3, "p_defect"] += 0.01
-    profiles.write_table(recorded, table, trained)
+    write_table(recorded, table, trained)
     with pytest.raises(RewiredError, match=f"not the model that was trained.*{recorded.prompt_id[3]}"):
-        decisions.guard(study, "strategic", 1)
+        decisions.guard(variants, "strategic", 1)
 
 
 def test_unknown_variants_and_seeds(trained):
-    study = models.Study(trained)
-    with pytest.raises(RewiredError, match="Unknown variant 'strategc'.*strategic"), study.variant("strategc"):
+    variants = models.Variants(trained)
+    with pytest.raises(RewiredError, match="Unknown variant 'strategc'.*strategic"), variants.variant("strategc"):
         pass
-    with pytest.raises(RewiredError, match="seed 2.*strategic-1, utilitarian-1.*train"), study.variant("strategic", 2):
+    with (
+        pytest.raises(RewiredError, match="seed 2.*strategic-1, utilitarian-1.*train"),
+        variants.variant("strategic", 2),
+    ):
         pass
 
 
 def test_an_adapter_of_another_base_is_refused(trained, tmp_path):
     other = tiny.save(tmp_path / "other", seed=9)
-    study = models.Study(profiles.load("pocket", {"model.path": str(other), **QUICK}))
-    with pytest.raises(RewiredError, match="trained on another base"), study.variant("strategic", 1):
+    variants = models.Variants(profiles.load("pocket", {"model.path": str(other), **QUICK}))
+    with pytest.raises(RewiredError, match="trained on another base"), variants.variant("strategic", 1):
         pass
 
 
@@ -169,28 +173,31 @@ def cut(run):
 
 @pytest.mark.parametrize("damage", [truncate, exchange, pickle, unsettle, cut])
 def test_a_damaged_run_is_refused(trained, damage):
-    study = models.Study(trained)
-    damage(study.run_dir("strategic", 1))
-    with pytest.raises(RewiredError, match="Delete .*strategic-1 and run `make book`"), study.variant("strategic", 1):
+    variants = models.Variants(trained)
+    damage(variants.run_dir("strategic", 1))
+    with (
+        pytest.raises(RewiredError, match="Delete .*strategic-1 and run `make book`"),
+        variants.variant("strategic", 1),
+    ):
         pass
-    with study.variant("utilitarian", 1) as model:
-        assert deltas(study, model).any()
+    with variants.variant("utilitarian", 1) as model:
+        assert deltas(variants, model).any()
 
 
 def test_a_damaged_or_unknown_checkpoint_is_refused(trained):
-    study = models.Study(trained)
+    variants = models.Variants(trained)
     with pytest.raises(
         RewiredError, match="Unknown checkpoint.*episode-000003.*Known: .*episode-000002.*episode-000004"
     ):
-        with study.variant("strategic", 1, 3):
+        with variants.variant("strategic", 1, 3):
             pass
-    shutil.copytree(study.run_dir("strategic", 1) / "checkpoints/episode-000002",
-                    study.run_dir("strategic", 1) / "checkpoints/episode-000004", dirs_exist_ok=True)  # fmt: skip
+    shutil.copytree(variants.run_dir("strategic", 1) / "checkpoints/episode-000002",
+                    variants.run_dir("strategic", 1) / "checkpoints/episode-000004", dirs_exist_ok=True)  # fmt: skip
     with pytest.raises(RewiredError, match="Delete .*strategic-1 and run `make book`"):
-        with study.variant("strategic", 1, 4):
+        with variants.variant("strategic", 1, 4):
             pass
-    with study.variant("strategic", 1, 2) as model:
-        assert deltas(study, model).any()
+    with variants.variant("strategic", 1, 2) as model:
+        assert deltas(variants, model).any()
 
 
 # --- the base --------------------------------------------------------------------------------------------------------

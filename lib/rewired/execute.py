@@ -6,7 +6,6 @@
 
 import ast
 import contextlib
-import copy
 import ctypes
 import json
 import os
@@ -54,7 +53,7 @@ def environment(profile: Profile) -> dict[str, str]:
     return pinned | quiet | fixed
 
 
-def refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
+def _refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
     """Raise RewiredError for the first parameter in ``given`` that is not ``known``."""
     known = list(known)
     for name in given:
@@ -80,17 +79,17 @@ def _check_parameters() -> None:
     cells = [cell for cell in (shell.user_ns.get("In", []) if shell else []) if cell.strip()]
     if len(cells) < 2 or not cells[1].lstrip().startswith("# Parameters"):
         return
-    refuse_unknown(assigned(cells[1]), assigned(cells[0]), "this notebook")
+    _refuse_unknown(_assigned(cells[1]), _assigned(cells[0]), "this notebook")
 
 
-def assigned(source: str) -> dict[str, ast.expr | None]:
+def _assigned(source: str) -> dict[str, ast.expr]:
     """The names that a cell assigns at its top level, and what is assigned."""
     names = {}
     for node in ast.parse(source).body:
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        for target in targets:
-            if isinstance(target, ast.Name):
-                names[target.id] = node.value
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    names[target.id] = node.value
     return names
 
 
@@ -107,29 +106,28 @@ def execute(notebook: Path, output: Path, given: dict, here: bool = False) -> No
         raise RewiredError(f"There is no notebook {notebook}. The chapters are notebooks/*/*.ipynb.")
     stored = json.loads(notebook.read_text())
     defaults = _parameters(stored)
-    refuse_unknown(given, defaults, notebook.name)
+    _refuse_unknown(given, defaults, notebook.name)
     values = defaults | given
     profile = load(values.get("profile", "pocket"), values.get("overrides"))
     os.environ.update(environment(profile))
     with atomic_path(output) as temporary:
-        if here:
-            executed = _in_this_process(stored, given, notebook)
-        else:
-            executed = _in_a_kernel(notebook, temporary, given)
-        tidy(executed)
+        executed = _in_this_process(stored, given, notebook) if here else _in_a_kernel(notebook, temporary, given)
+        _tidy(executed)
         temporary.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
 
 
 def _parameters(stored: dict) -> dict[str, Any]:
     """The parameters of a stored notebook and their defaults."""
-    values = {}
+    declared: dict[str, ast.expr] = {}
     for cell in stored["cells"]:
         if "parameters" in cell["metadata"].get("tags", []):
-            for name, node in assigned("".join(cell["source"])).items():
-                try:
-                    values[name] = ast.literal_eval(node)
-                except ValueError:
-                    raise RewiredError(f"The parameter {name} in the notebook's first cell is not a literal.") from None
+            declared |= _assigned("".join(cell["source"]))
+    values = {}
+    for name, node in declared.items():
+        try:
+            values[name] = ast.literal_eval(node)
+        except ValueError:
+            raise RewiredError(f"The parameter {name} in the notebook's first cell is not a literal.") from None
     return values
 
 
@@ -150,26 +148,23 @@ def _in_a_kernel(notebook: Path, output: Path, given: dict) -> dict:
 
 
 def _in_this_process(stored: dict, given: dict, notebook: Path) -> dict:
-    """The notebook with the outputs of its cells, which ran one after the other in a shell of this process."""
+    """The notebook, with the outputs of its cells after they ran one after the other in a shell of this process."""
     import matplotlib.pyplot as plt
 
-    executed = copy.deepcopy(stored)
     if given:
-        _inject(executed["cells"], given)
+        _inject(stored["cells"], given)
     plt.switch_backend("agg")
     with contextlib.chdir(ROOT), _own_shell() as shell:
-        for cell in executed["cells"]:
+        for cell in stored["cells"]:
             if cell["cell_type"] == "code":
                 _run_cell(shell, cell, notebook)
                 plt.close("all")
-    return executed
+    return stored
 
 
 def _inject(cells: list[dict], given: dict) -> None:
     """Put a cell that sets the parameters behind the one that declares them, as papermill does."""
-    lines = ["# Parameters\n"]
-    for name, value in given.items():
-        lines.append(f"{name} = {value!r}\n")
+    lines = ["# Parameters\n", *(f"{name} = {value!r}\n" for name, value in given.items())]
     tagged = ["parameters" in cell["metadata"].get("tags", []) for cell in cells]
     cell = {"cell_type": "code", "metadata": {"tags": ["injected-parameters"]}, "source": lines}
     cells.insert(tagged.index(True) + 1, cell)
@@ -227,7 +222,7 @@ def sockets() -> Iterator:
         yield Config({"KernelManager": {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}})
 
 
-def tidy(notebook: dict) -> None:
+def _tidy(notebook: dict) -> None:
     """Take out of an executed notebook what differs from run to run, and hide the cell that was injected."""
     notebook["metadata"].pop("papermill", None)
     for number, cell in enumerate(notebook["cells"]):

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,20 +21,6 @@ from rewired.profiles import ROOT, Profile
 from rewired.store import results_dir
 
 ADAPTER = "adapter_model.safetensors"
-LICENCE_PAGE = "https://huggingface.co/{}"
-
-
-def device_of(profile: Profile) -> torch.device:
-    """The device a profile asks for; ``auto`` is CUDA where there is one. RewiredError for CUDA where there is none."""
-    device, present = profile.model.device, torch.cuda.is_available()
-    if device == "cuda" and not present:
-        raise RewiredError(
-            "The profile sets model.device to cuda, but torch sees no CUDA device here. Set it to auto or cpu, for "
-            "example with --set model.device=cpu, or install a CUDA build of the torch version in requirements.lock."
-        )
-    if device == "auto":
-        device = "cuda" if present else "cpu"
-    return torch.device(device)
 
 
 def load_base(profile: Profile):
@@ -45,15 +32,13 @@ def load_base(profile: Profile):
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    path = profile.model.path
-    folder = _model_folder(profile)
-    source = str(folder or path)
-    device, dtype = device_of(profile), getattr(torch, profile.model.dtype)
+    folder, device = _model_folder(profile), _device(profile)
+    source = str(folder or profile.model.path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
-            dtype=dtype,
+            dtype=getattr(torch, profile.model.dtype),
             # Gemma-2 caps its attention logits, which the fused kernels cannot.
             attn_implementation="eager",
             use_safetensors=True,
@@ -65,13 +50,25 @@ def load_base(profile: Profile):
     except Exception as error:
         # Each library underneath has its own exceptions for the same few causes.
         raise RewiredError(_why_not(profile, folder, error)) from error
-    lacking = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    lacking = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
     if lacking:
         raise RewiredError(
             f"The weights in {source} do not fit its config.json: {len(lacking)} tensors are missing or of another "
             f"shape, {lacking[0]} among them. The folder is incomplete or damaged; fetch or rebuild it."
         )
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def _device(profile: Profile) -> torch.device:
+    device, present = profile.model.device, torch.cuda.is_available()
+    if device == "cuda" and not present:
+        raise RewiredError(
+            "The profile sets model.device to cuda, but torch sees no CUDA device here. Set it to auto or cpu, for "
+            "example with --set model.device=cpu, or install a CUDA build of the torch version in requirements.lock."
+        )
+    if device == "auto":
+        device = "cuda" if present else "cpu"
+    return torch.device(device)
 
 
 def _model_folder(profile: Profile) -> Path | None:
@@ -86,23 +83,22 @@ def _model_folder(profile: Profile) -> Path | None:
     raise RewiredError(
         f"The model folder {path!r} (model.path in profile {profile.name!r}) does not exist. Name a folder that "
         "holds config.json, the tokenizer and *.safetensors, or a hub id such as google/gemma-2-2b-it; the small "
-        "base of the book is models/pocket, and `python -m corpora.pocket rebuild-base` makes it anew."
+        "base of the book is models/pocket, and `python -m corpora.pocket rebuild` makes it anew."
     )
 
 
 def _why_not(profile: Profile, folder: Path | None, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:300]
+    reason, path = " ".join(str(error).split())[:300], profile.model.path
     if folder is not None:
         return (
             f"The model in {folder} (model.path in profile {profile.name!r}) cannot be read: {reason} The folder must "
             "hold config.json, the tokenizer and whole *.safetensors files (no pickled weights, no code of its own). "
             "Fetch it again; for the book's own base, `git checkout models/pocket` restores it."
         )
-    page = LICENCE_PAGE.format(profile.model.path)
     return (
-        f"The model {profile.model.path!r} (model.path in profile {profile.name!r}) cannot be fetched: {reason} "
-        f"If it is gated, accept its licence at {page} and put an access token in the environment variable HF_TOKEN. "
-        "Without network, download it elsewhere and name its folder: --set model.path=<folder>."
+        f"The model {path!r} (model.path in profile {profile.name!r}) cannot be fetched: {reason} If it is gated, "
+        f"accept its licence at https://huggingface.co/{path} and put an access token in the environment variable "
+        "HF_TOKEN. Without network, download it elsewhere and name its folder: --set model.path=<folder>."
     )
 
 
@@ -131,8 +127,7 @@ def fingerprint(model) -> str:
 
 def file_hash(path: Path) -> str:
     """sha256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def run_dir(profile: Profile, variant: str, seed: int) -> Path:
@@ -160,7 +155,7 @@ class Variants:
         self.model, self.tokenizer = load_base(profile)
         self.fingerprint = fingerprint(self.model)
         # The wrapper that holds the adapters, once there is one, and the adapter that is on.
-        self._peft = None
+        self._peft: Any = None
         self._active: str | None = None
 
     def run_dir(self, variant: str, seed: int) -> Path:
@@ -170,14 +165,10 @@ class Variants:
     def runs(self) -> list[tuple[str, int]]:
         """(variant, seed) of every finished run, in the profile's order of variants."""
         finished = []
-        for file in results_dir(self.profile).glob("runs/*-*/run.json"):
+        for file in sorted(results_dir(self.profile).glob("runs/[!.]*-[0-9]*/run.json")):
             variant, _, seed = file.parent.name.rpartition("-")
-            # A folder that is still being written starts with a dot.
-            if seed.isdigit() and not variant.startswith("."):
-                finished.append((variant, int(seed)))
-        listed = list(self.profile.training.variants)
-        unlisted = sorted({variant for variant, _ in finished} - set(listed))
-        order = listed + unlisted
+            finished.append((variant, int(seed)))
+        order = [*self.profile.training.variants, *sorted({variant for variant, _ in finished})]
         return sorted(finished, key=lambda run: (order.index(run[0]), run[1]))
 
     def checkpoints(self, variant: str, seed: int) -> list[int]:
@@ -204,7 +195,6 @@ class Variants:
         return set(self._peft.peft_config) if self._peft is not None else set()
 
     def _forget(self, adapter: str) -> None:
-        """Give the adapter's memory back: a run may have kept dozens of checkpoints."""
         with warnings.catch_warnings():
             # PEFT warns that another adapter is on now; `_switch` decides that.
             warnings.simplefilter("ignore")
@@ -247,32 +237,30 @@ class Variants:
         return name
 
 
-Study = Variants
-
-
 def check_run(variants: Variants, variant: str, seed: int, episode: int | None = None) -> dict:
     """What ``run.json`` says of the run. RewiredError unless there is such a run, whole, and trained on this base; with
     ``episode``, unless it kept that checkpoint, whole."""
     folder, profile = variants.run_dir(variant, seed), variants.profile
-    _check_name(variants, variant)
+    listed, finished = ["base", *profile.training.variants], variants.runs()
+    if variant not in {*listed, *dict(finished)}:
+        raise choice("variant", variant, listed, "Variants are rewards of lib/rewired/games.py that the profile lists.")
     if not (folder / "run.json").is_file():
-        finished = ", ".join(f"{name}-{number}" for name, number in variants.runs()) or "none"
+        names = ", ".join(f"{name}-{number}" for name, number in finished) or "none"
         raise RewiredError(
-            f"There is no run of {variant!r} with seed {seed} in profile {profile.name!r}; finished runs: {finished}. "
+            f"There is no run of {variant!r} with seed {seed} in profile {profile.name!r}; finished runs: {names}. "
             f"Train it with `python -m rewired train --profile {profile.name} --variant {variant} --seed {seed}`."
         )
     try:
         run = json.loads((folder / "run.json").read_text())
-        base, adapters = run["base"], {"adapter": run["adapter"]}
-        for name, content in run["checkpoints"].items():
-            adapters[f"checkpoints/{name}"] = content
+        base, hashes, checkpoints = run["base"], {"adapter": run["adapter"]}, run["checkpoints"].items()
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise RewiredError(f"The file {folder / 'run.json'} is damaged ({error!r}). {_anew(folder)}") from None
+    hashes |= {f"checkpoints/{name}": content for name, content in checkpoints}
     asked = "adapter" if episode is None else f"checkpoints/{checkpoint_name(episode)}"
-    if asked not in adapters:
-        raise choice(f"checkpoint of {variant}-{seed}:", asked, [name for name in adapters if name != "adapter"])
+    if asked not in hashes:
+        raise choice(f"checkpoint of {variant}-{seed}:", asked, list(hashes)[1:])
     weights = folder / asked / ADAPTER
-    if not weights.is_file() or file_hash(weights) != adapters[asked]:
+    if not weights.is_file() or file_hash(weights) != hashes[asked]:
         raise RewiredError(f"The adapter {weights} is missing, damaged or not the one the run wrote. {_anew(folder)}")
     if base != variants.fingerprint:
         raise RewiredError(
@@ -280,16 +268,6 @@ def check_run(variants: Variants, variant: str, seed: int, episode: int | None =
             f"{profile.name!r} (fingerprint {variants.fingerprint}, {profile.model.path}). {_anew(folder)}"
         )
     return run
-
-
-def _check_name(variants: Variants, variant: str) -> None:
-    """RewiredError unless the profile lists the variant or a finished run has its name."""
-    listed = ["base", *variants.profile.training.variants]
-    finished = {name for name, _ in variants.runs()}
-    if variant not in listed and variant not in finished:
-        raise choice(
-            "variant", variant, listed, "Variants are rewards of lib/rewired/games.py that the profile lists."
-        )
 
 
 def _anew(folder: Path) -> str:
