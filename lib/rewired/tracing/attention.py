@@ -8,13 +8,11 @@ A pattern says where a head looks, not whether that matters. *Attention knockout
 minus infinity is added to their scores before the softmax, so that they get no attention and the rest still sums to
 one. What is measured is the decision. The words are blocked for the decision step alone, where nothing but that step
 is computed again, or for all positions, in whole forward passes.
-
->>> plan = blocks(tokenizer, prompts, {"moves": ["own_move", "other_move"]}, draws=1)
->>> knockout(model, tokenizer, prompts, plan)              # one row per prompt, group and draw
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
@@ -95,7 +93,7 @@ def pattern(
             raise choice("position", position, known)
     queries = list(zip(*(known[position] for position in at), strict=True))  # [prompt][position]
     places = [spans(tokenizer, prompt) for prompt in prompts]
-    roles = [*_known(places), REST]
+    roles = [*dict.fromkeys(chain.from_iterable(places)), REST]  # in the order in which they appear
     values = torch.zeros(len(prompts), len(at), len(roles), len(layers), parts.heads, dtype=torch.float64)
     for indices, ids in batches(encoded.rows, BATCH_SIZE, parts.device):
         row, query = read_positions(queries, indices, parts.device)
@@ -139,7 +137,7 @@ def blocks(
     other words of the same prompt (fewer where there are fewer): what blocking anything does. Raises RewiredError for
     a role that no prompt has."""
     places = [spans(tokenizer, prompt) for prompt in prompts]
-    known = _known(places)
+    known = dict.fromkeys(chain.from_iterable(places))  # all roles, in the order in which they appear
     plan = []
     for group, roles in groups.items():
         for role in roles:
@@ -152,11 +150,6 @@ def blocks(
             others = [_other_words(random, found, len(words)) for found, words in zip(places, own, strict=True)]
             plan.append(Block(group, draw, tuple(others)))
     return plan
-
-
-def _known(places: Sequence[Mapping[str, list[int]]]) -> list[str]:
-    """All roles, in the order in which they appear."""
-    return list(dict.fromkeys(role for found in places for role in found))
 
 
 def _positions(places: Mapping[str, list[int]], roles: Sequence[str]) -> frozenset[int]:
@@ -195,7 +188,8 @@ def knockout(
     layers = chosen_layers(parts, layers)
     recording = record(model, tokenizer, prompts)
     nothing = Block("", 0, (frozenset(),) * len(prompts))
-    deltas = (_at_decision if queries == "decision" else _everywhere)(parts, recording, [nothing, *plan], layers)
+    blinded = _at_decision if queries == "decision" else _everywhere
+    deltas = blinded(parts, recording, [nothing, *plan], layers)  # [block, prompt], nothing blocked first
     error = np.abs(deltas[0] - recording.delta)
     if not (error <= recording.tolerance(parts)).all():
         raise RewiredError(
@@ -208,7 +202,8 @@ def knockout(
         tokens = [len(positions) for positions in block.positions]
         frame = recording.encoded.frame().assign(group=block.group, draw=block.draw, tokens=tokens)
         frame = frame.assign(delta_before=deltas[0], delta=after, effect=after - deltas[0])
-        frames.append(frame.assign(flip=(deltas[0] > 0) != (after > 0))[frame["tokens"] > 0])
+        frame["flip"] = (deltas[0] > 0) != (after > 0)
+        frames.append(frame[frame["tokens"] > 0])
     return pd.concat(frames, ignore_index=True)
 
 

@@ -170,7 +170,8 @@ def _circuit(sweep: Sweep, candidates: Sequence[Component], limit: int | None) -
     """Each step's component and the delta then reached, for the one prompt that ``sweep`` holds."""
     own = reached = sweep.target.delta[0]
     direction = np.sign(sweep.source.delta[0] - own)
-    rest, steps = list(candidates), []
+    rest = list(candidates)
+    steps: list[tuple[Component, float]] = []
     while rest and len(steps) != limit and (reached > 0) == (own > 0):
         chosen = [component for component, _ in steps]
         tried = sweep.together([[*chosen, candidate] for candidate in rest])[:, 0]  # [candidate]
