@@ -15,7 +15,6 @@ this profile cannot have, for a stated reason, makes the verdict "cannot be test
 """
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -83,7 +82,9 @@ class Claim(Section):
     def _known_chapter(cls, value: str) -> str:
         # Chapters stand one folder below notebooks/, a folder for each part of the book.
         known = sorted(file.stem for file in (ROOT / "notebooks").glob("*/*.ipynb"))
-        return _one_of("chapter", value, known)
+        if value not in known:
+            raise ValueError(str(choice("chapter", value, known)))
+        return value
 
     @model_validator(mode="after")
     def _needs_a_trap(self) -> "Claim":
@@ -104,14 +105,9 @@ class Register(Section):
         for claim in self.claims:
             if names.count(claim.id) > 1:
                 raise ValueError(f"the id {claim.id!r} is given twice")
-            _one_of(f"group of claim {claim.id!r}:", claim.group, self.groups)
+            if claim.group not in self.groups:
+                raise ValueError(str(choice(f"group of claim {claim.id!r}:", claim.group, self.groups)))
         return self
-
-
-def _one_of(what: str, value: str, allowed: Iterable[str]) -> str:
-    if value not in allowed:
-        raise ValueError(str(choice(what, value, allowed)))
-    return value
 
 
 def load(file: str | Path = CLAIMS) -> Register:
