@@ -290,8 +290,3 @@ def test_models_can_be_told_apart_without_colour():
 def test_tables_show_missing_numbers_as_a_dash():
     html = plots.table(pd.DataFrame({"a": [0.123, np.nan]})).data
     assert "0.12" in html and "–" in html and "NaN" not in html
-
-
-def test_runs_in_words():
-    assert plots.span([0.3, 0.5]) == "0.40 (0.30 to 0.50)"
-    assert plots.span([0.3, np.nan]) == "0.30" and plots.span([]) == "undefined"

@@ -1,8 +1,8 @@
 """One palette, one look: every figure of the book.
 
-Four shapes draw most of them: ``rows``, ``lines``, ``grid`` and ``scatter``. Each takes a tidy frame (one row
-an observation) and the names of its columns, and returns a matplotlib ``Figure``; nothing here measures anything.
-A figure of one chapter stands in that chapter: ``panels`` gives it axes with the book's look, ``style`` its colours.
+Four shapes draw most of them: ``rows``, ``lines``, ``grid`` and ``scatter``. Each takes a tidy frame (one row an
+observation) and the names of its columns, and returns a matplotlib ``Figure``. Nothing here measures anything. A
+figure of one chapter stands in that chapter: ``panels`` gives it axes with the book's look, ``style`` its colours.
 
 A model keeps its colour *and* its marker through the whole book, so that a figure can be read without telling colours
 apart. Figures are drawn dark on a white card, which stays readable on a light page and on a dark one, and narrow, so
@@ -34,27 +34,22 @@ COLOURS = {
     "hybrid": "#cc79a7",
 }
 MARKERS = {"base": "o", "strategic": "s", "deontological": "^", "utilitarian": "D", "hybrid": "v"}
-OTHERS = ("#332288", "#117733", "#999933", "#882255")
-"""Colours and markers of anything that is not a model, in this order."""
-OTHER_MARKERS = ("o", "s", "^", "D")
+# Colours and markers of anything that is not a model, in this order.
+OTHERS, OTHER_MARKERS = ("#332288", "#117733", "#999933", "#882255"), ("o", "s", "^", "D")
 INK, PALE, RED = "#222222", "#d9d9d9", "#b00020"
+# Blue for cooperation, white for neither, orange for defection.
 TOWARD = LinearSegmentedColormap.from_list("toward", ["#004f86", "#7fb3d9", "#ffffff", "#f0a878", "#a34400"])
-"""Blue for cooperation, white for neither, orange for defection."""
 SIZE = LinearSegmentedColormap.from_list("size", ["#ffffff", "#b9a3d3", "#4b2a7b"])
+# Violet where one goes down as the other goes up, green where both go together: signs that are no decisions.
 TOGETHER = LinearSegmentedColormap.from_list("together", ["#762a83", "#c2a5cf", "#ffffff", "#a6dba0", "#1b7837"])
-"""Violet where one goes down as the other goes up, green where both go together: signs that are no decisions."""
-WIDTH = 6.4
-"""Inches. Two panels side by side still read at 390 pixels."""
-
+WIDTH = 6.4  # inches: two panels side by side still read at 390 pixels
 LOOK = mpl.rc_params_from_file(Path(__file__).with_name("look.mplstyle"), use_default_template=False)
+# A decorator: draw with the book's settings, and leave everybody else's alone.
 look = mpl.rc_context(LOOK)
-"""A decorator: draw with the book's settings, and leave everybody else's alone."""
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> SVG:
-    """Write ``folder/name.svg`` and ``.png``, whole or not at all, and return the picture for display.
-
-    The same figure gives the same bytes."""
+    """Write ``folder/name.svg`` and ``.png``, the same bytes for the same figure, and return the picture to show."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(LOOK):
@@ -83,16 +78,6 @@ def quote(*texts: str) -> HTML:
     )
     blocks = [f'<pre class="rewired-quote" style="{style}">{escape(text)}</pre>' for text in texts]
     return HTML("".join(blocks))
-
-
-def span(values: Sequence[float], decimals: int = 2) -> str:
-    """Runs in words: "0.31 (0.28 to 0.35)" is their mean with the lowest and the highest; one run is just its number,
-    and no number at all is "undefined"."""
-    runs = pd.Series(values, dtype=float).dropna()
-    if runs.empty:
-        return "undefined"
-    mean, low, high = (f"{x:.{decimals}f}" for x in (runs.mean(), runs.min(), runs.max()))
-    return mean if len(runs) == 1 else f"{mean} ({low} to {high})"
 
 
 # --- what a chapter's own figure is made of --------------------------------------------------------------------------
@@ -334,9 +319,7 @@ def grid(
 
 def _cells(frame: pd.DataFrame, row: str, column: str, value: str, how: str = "mean") -> pd.DataFrame:
     """The frame as a table [row, column] in order of appearance; a square one has its columns in the rows' order."""
-    cells = frame.pivot_table(
-        index=row, columns=column, values=value, aggfunc=how, sort=False, observed=True, dropna=False
-    )
+    cells = frame.pivot_table(value, row, column, how, sort=False, observed=True, dropna=False)
     return cells[cells.index] if set(cells.index) == set(cells.columns) else cells
 
 
@@ -399,354 +382,6 @@ def scatter(frame: pd.DataFrame, x: str, y: str, series: str, xlabel: str, ylabe
         ax.set_title(title, fontsize=9.5)
     figure.supxlabel(xlabel, fontsize=10.5)
     figure.supylabel(ylabel, fontsize=10.5)
-    if len(names) > 1:
-        legend(figure, axes[0])
-    return figure
-
-
-# Old names, until the chapters have moved.
-_panels, _present, _style, _legend, _rows, _probability = panels, present, style, legend, name_rows, probability
-
-
-# --- chapter 1 -----------------------------------------------------------------------------------------------------
-
-
-@look
-def loss_curve(log: pd.DataFrame, title: str = "") -> Figure:
-    """Training loss over tokens seen. Columns ``tokens`` and ``loss`` (nats per answer token)."""
-    figure, (axes,) = _panels(1, height=2.5)
-    log = log.dropna(subset=["loss"])
-    axes.plot(log["tokens"] / 1e6, log["loss"], color=PALE, linewidth=0.8)
-    smooth = log["loss"].rolling(max(1, len(log) // 40), center=True, min_periods=1).mean()
-    axes.plot(log["tokens"] / 1e6, smooth, color=INK, linewidth=1.6)
-    axes.set(xlabel="tokens seen (millions)", ylabel="loss on answers (nats)", title=title)
-    axes.set_yscale("log")
-    axes.set_yticks([0.1, 0.2, 0.5, 1, 2, 5, 10], ["0.1", "0.2", "0.5", "1", "2", "5", "10"])
-    axes.set_yticks([], minor=True)
-    if len(log):
-        axes.set_ylim(0.85 * log["loss"].min(), 1.1 * log["loss"].max())
-    return figure
-
-
-@look
-def dots(frame: pd.DataFrame, row: str, series: str, value: str, floor: str | None = None, xlabel: str = "") -> Figure:
-    """One dot per row and series: columns ``row``, ``series``, ``value`` (0 to 1), and optionally ``floor``, drawn as
-    a thin upright bar: the least that is asked for."""
-    rows, kinds = list(dict.fromkeys(frame[row])), list(dict.fromkeys(frame[series]))
-    figure, (axes,) = _panels(1, height=0.38 * len(rows) + 0.7)
-    offsets = np.linspace(-0.25, 0.25, len(kinds)) if len(kinds) > 1 else [0.0]
-    for kind, offset in zip(kinds, offsets, strict=True):
-        part = frame[frame[series] == kind]
-        y = [rows.index(r) + offset for r in part[row]]
-        axes.scatter(part[value], y, s=34, label=kind, zorder=3, **_style(kind, kinds))
-        if floor is not None:
-            axes.scatter(part[floor], y, marker="|", s=60, color=INK, linewidths=1, zorder=2)
-    _rows(axes, rows)
-    axes.set(xlim=(-0.03, 1.03), xlabel=xlabel)
-    _legend(figure, axes)
-    return figure
-
-
-@look
-def dumbbells(frame: pd.DataFrame, xlabel: str = "p_defect") -> Figure:
-    """How far a change moves a probability. Columns ``row`` (its name), ``before``, ``after`` and ``kind`` (what was
-    changed; one colour each); the arrow runs from before to after."""
-    kinds = list(dict.fromkeys(frame["kind"]))
-    figure, (axes,) = _panels(1, height=0.34 * len(frame) + 0.7)
-    for place, line in enumerate(frame.itertuples()):
-        style = _style(line.kind, kinds)
-        axes.annotate(
-            "", (line.after, place), (line.before, place), arrowprops={"arrowstyle": "-", "color": style["color"]}
-        )
-        axes.scatter(line.before, place, s=26, facecolor="white", edgecolor=INK, zorder=3)
-        axes.scatter(line.after, place, s=38, zorder=3, **style)
-    for kind in kinds:
-        axes.scatter([], [], s=38, label=kind, **_style(kind, kinds))
-    axes.scatter([], [], s=26, facecolor="white", edgecolor=INK, label="without")
-    _rows(axes, list(frame["row"]))
-    _probability(axes, label=xlabel)
-    _legend(figure, axes)
-    return figure
-
-
-# --- choices -------------------------------------------------------------------------------------------------------
-
-
-def _clouds(axes: Axes, frame: pd.DataFrame, row: str, value: str, series: str, spread: float = 0.36) -> list[str]:
-    """Small points for single values, a large one for their mean, per row and series; returns the series."""
-    rows, names = list(dict.fromkeys(frame[row])), _present(frame[series], MODELS)
-    offsets = np.linspace(-spread, spread, len(names)) if len(names) > 1 else [0.0] * len(names)
-    for name, offset in zip(names, offsets, strict=True):
-        style = _style(name, names)
-        for place, where in enumerate(rows):
-            values = frame.loc[(frame[series] == name) & (frame[row] == where), value].to_numpy()
-            axes.scatter(values, np.full(len(values), place + offset), s=9, alpha=0.35, linewidths=0, **style)
-            if len(values):
-                axes.scatter(values.mean(), place + offset, s=46, edgecolor="white", linewidth=0.6, zorder=3, **style)
-        axes.scatter([], [], s=46, label=name, **style)
-    _rows(axes, rows)
-    return names
-
-
-@look
-def by_scenario(frame: pd.DataFrame, row: str = "scenario") -> Figure:
-    """p_defect per scenario. Columns ``model``, ``scenario`` (or the column named by ``row``), ``p_defect``, one row
-    a prompt; small points are prompts, large ones their mean."""
-    figure, (axes,) = _panels(1, height=(0.19 * frame["model"].nunique() + 0.3) * frame[row].nunique() + 0.4)
-    models = _clouds(axes, frame, row, "p_defect", "model")
-    _probability(axes)
-    if len(models) > 1:
-        _legend(figure, axes)
-    return figure
-
-
-@look
-def curves(
-    frame: pd.DataFrame,
-    panel: str,
-    ylabel: str = "",
-    probability: bool = False,
-    sharey: bool = True,
-    x: str = "episode",
-    mark: float = 0,
-) -> Figure:
-    """A course over episodes (or ``x``). Columns ``variant``, ``seed``, ``episode``, ``value`` and the one named by
-    ``panel``: one thin line a run, the mean over seeds thick. An upright line at ``mark``, unless that is 0."""
-    names, variants = list(dict.fromkeys(frame[panel])), _present(frame["variant"], MODELS)
-    figure, axes = _panels(len(names), sharex=True, sharey=sharey)
-    for ax, name in zip(axes, names, strict=True):
-        for variant in variants:
-            part = frame[(frame[panel] == name) & (frame["variant"] == variant)]
-            if part.empty:
-                continue
-            runs = part.pivot_table(index=x, columns="seed", values="value")
-            mean, style = runs.mean(axis=1), _style(variant, variants)
-            ax.plot(runs.index, runs.to_numpy(), color=style["color"], linewidth=0.7, alpha=0.4)
-            every = max(1, len(mean) // 6)
-            ax.plot(runs.index, mean, linewidth=1.9, markevery=every, markersize=5, label=variant, **style)
-        ax.set_title(str(name))
-        if mark:
-            ax.axvline(mark, color=INK, linewidth=0.9, linestyle="--")
-        if probability:
-            _probability(ax, "y", ylabel)
-    for ax in axes:
-        ax.set_ylabel(ylabel if ax.get_subplotspec().is_first_col() else "")
-        ax.set_xlabel(x if ax.get_subplotspec().is_last_row() else "")
-    if panel != "variant":
-        _legend(figure, axes[0], ncols=4)
-    return figure
-
-
-@look
-def bands(frame: pd.DataFrame, x: str, series: str, xlabel: str = "", ylabel: str = "", mark: float = 0) -> Figure:
-    """Quantities of at most 1 along ``x`` with their intervals. Columns ``x``, ``series`` (one line each), ``value``,
-    ``low``, ``high`` (missing: no band). An upright line at ``mark``, unless that is 0."""
-    figure, (axes,) = _panels(1, height=2.9)
-    kinds = list(dict.fromkeys(frame[series]))
-    for kind in kinds:
-        part, style = frame[frame[series] == kind].sort_values(x), _style(kind, kinds)
-        axes.fill_between(part[x], part["low"], part["high"], color=style["color"], alpha=0.18, linewidth=0)
-        axes.plot(part[x], part["value"], linewidth=1.8, markersize=5, label=kind, **style)
-    if mark:
-        axes.axvline(mark, color=INK, linewidth=0.9, linestyle="--")
-    axes.axhline(1, color=INK, linewidth=0.7, linestyle=":")
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    axes.set_ylim(top=1.04)
-    _legend(figure, axes)
-    return figure
-
-
-@look
-def policy(frame: pd.DataFrame, optimum: Mapping[str, Mapping[str, str | None]]) -> Figure:
-    """Final policy per state. Columns ``model``, ``seed``, ``state``, ``p_defect`` (one row a run and state; the
-    mean of its prompts). ``optimum[model][state]`` is ``"C"``, ``"D"`` or None (the reward does not say), drawn as a
-    thick black bar, or as a grey band where both moves earn the same."""
-    states, models = list(dict.fromkeys(frame["state"])), _present(frame["model"], MODELS)
-    figure, axes = _panels(len(states), height=2.5, sharex=True, sharey=True)
-    for ax, state in zip(axes, states, strict=True):
-        for place, model in enumerate(models):
-            values = frame.loc[(frame["state"] == state) & (frame["model"] == model), "p_defect"].to_numpy()
-            best = optimum.get(model, {}).get(state)
-            if model in optimum and best is None:
-                ax.bar(place, 1, width=0.7, color=PALE, alpha=0.6, zorder=0)
-            elif best is not None:
-                ax.plot([place - 0.36, place + 0.36], [float(best == "D")] * 2, color=INK, linewidth=3, zorder=1)
-            x = place + np.linspace(-0.18, 0.18, len(values)) if len(values) > 1 else [place]
-            ax.scatter(x, values, s=36, zorder=3, edgecolor="white", linewidth=0.5, **_style(model, models))
-        ax.set_title(f"after {state}")
-        ax.set_xticks(range(len(models)), [m[:6] + "." if len(m) > 7 else m for m in models], rotation=35, ha="right")
-        ax.grid(axis="x", visible=False)
-        _probability(ax, "y", "p_defect" if ax.get_subplotspec().is_first_col() else "")
-    axes[0].plot([], [], color=INK, linewidth=3, label="the reward's optimum")
-    axes[0].bar([0], [0], color=PALE, alpha=0.6, label="the reward does not say")
-    _legend(figure, axes[0], ncols=2)
-    return figure
-
-
-@look
-def differences(frame: pd.DataFrame, xlabel: str) -> Figure:
-    """A change per row and model with its range. Columns ``row``, ``model``, ``difference``, ``low``, ``high`` (or
-    NaN)."""
-    rows, models = list(dict.fromkeys(frame["row"])), _present(frame["model"], MODELS)
-    figure, (axes,) = _panels(1, height=(0.15 * len(models) + 0.3) * len(rows) + 0.4)
-    offsets = np.linspace(-0.33, 0.33, len(models)) if len(models) > 1 else [0.0]
-    for model, offset in zip(models, offsets, strict=True):
-        part = frame[frame["model"] == model]
-        y, style = [rows.index(r) + offset for r in part["row"]], _style(model, models)
-        axes.hlines(y, part["low"], part["high"], color=style["color"], linewidth=1.1, alpha=0.7)
-        axes.scatter(part["difference"], y, s=30, zorder=3, label=model, **style)
-    axes.axvline(0, color=INK, linewidth=0.8)
-    _rows(axes, rows)
-    axes.set_xlabel(xlabel)
-    reach = 1.1 * max(0.05, float(np.nanmax(np.abs(frame[["difference", "low", "high"]].to_numpy(dtype=float)))))
-    axes.set_xlim(-reach, reach)
-    _legend(figure, axes)
-    return figure
-
-
-# --- games ---------------------------------------------------------------------------------------------------------
-
-
-
-@look
-def ranges(
-    frame: pd.DataFrame, row: str, value: str, panel: str | None = None, xlabel: str = "", share: bool = False
-) -> Figure:
-    """A quantity per row and model, one panel for each level of ``panel``. Columns ``model``, ``row``, ``value``; one
-    line of the frame a run, drawn as a small point; the large point is their mean, the line their range. ``share``
-    fixes the axis from 0 to 1."""
-    rows, models = list(dict.fromkeys(frame[row])), _present(frame["model"], MODELS)
-    panels = list(dict.fromkeys(frame[panel])) if panel else [""]
-    height = (0.13 * len(models) + 0.22) * len(rows) + 0.5
-    figure, axes = _panels(len(panels), height=height, sharey=True)
-    offsets = np.linspace(-0.34, 0.34, len(models)) if len(models) > 1 else [0.0]
-    for ax, name in zip(axes, panels, strict=True):
-        part = frame[frame[panel] == name] if panel else frame
-        for model, offset in zip(models, offsets, strict=True):
-            style = _style(model, models)
-            for place, level in enumerate(rows):
-                runs = part.loc[(part["model"] == model) & (part[row] == level), value].dropna()
-                if len(runs):
-                    ax.hlines(place + offset, runs.min(), runs.max(), color=style["color"], linewidth=1.1, alpha=0.7)
-                    ax.scatter(runs, np.full(len(runs), place + offset), s=7, alpha=0.6, linewidths=0, **style)
-                    ax.scatter(runs.mean(), place + offset, s=30, edgecolor="white", linewidth=0.4, zorder=3, **style)
-            ax.scatter([], [], s=30, label=model, **style)
-        _rows(ax, rows)
-        ax.set(title=name, xlabel=xlabel)
-        if share:
-            ax.set_xlim(-0.04, 1.04)
-            ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    _legend(figure, axes[0])
-    return figure
-
-
-# --- inside the model ------------------------------------------------------------------------------------------------
-
-
-@look
-def heatmap(
-    frame: pd.DataFrame, row: str, column: str, value: str, label: str, panel: str | None = None, decimals: int = 1,
-    columns: int = 2, reach: float | None = None,
-) -> Figure:  # fmt: skip
-    """Cells of mean ``value`` by ``row`` and ``column``, in the order in which they appear, one panel for each value of
-    ``panel``. Blue is below 0 (cooperation), orange above, violet where nothing is below 0; ``reach`` is the value of
-    the full colour (default: the largest cell). Cells carry their number where there is room."""
-    names = [None] if panel is None else _present(frame[panel], MODELS)
-    parts = [frame if name is None else frame[frame[panel] == name] for name in names]
-    cells = [
-        p.pivot_table(index=row, columns=column, values=value, sort=False, observed=True, dropna=False) for p in parts
-    ]
-    across = min(columns, len(cells))
-    numbers = max(c.shape[1] for c in cells) * across <= 12
-    most = max(c.shape[0] for c in cells)
-    figure, axes = _panels(len(cells), height=(0.27 if numbers else 0.21) * most + 0.75, columns=across)
-    least = min(float(np.nanmin(c.to_numpy(dtype=float))) for c in cells)
-    colours, bottom = (TOWARD, -1) if least < 0 else (SIZE, 0)
-    reach = reach or max(max(float(np.nanmax(np.abs(c.to_numpy(dtype=float)))) for c in cells), 1e-9)
-    for ax, name, cell in zip(axes, names, cells, strict=True):
-        values = cell.to_numpy(dtype=float)
-        image = ax.imshow(values, cmap=colours, vmin=bottom * reach, vmax=reach, aspect="auto")
-        ax.set_xticks(range(cell.shape[1]), [short(c) for c in cell.columns], fontsize=8.5)
-        ax.set_yticks(range(cell.shape[0]), [str(r).replace("_", " ") for r in cell.index], fontsize=8.5)
-        if not ax.get_subplotspec().is_first_col() and list(cell.index) == list(cells[0].index):
-            ax.tick_params(labelleft=False)
-        ax.grid(visible=False)
-        ax.spines[:].set_visible(False)
-        ax.tick_params(length=0)
-        longest = max(len(line) for c in cell.columns for line in short(c).split("\n"))
-        if longest * cell.shape[1] * across > 64:
-            ax.tick_params(axis="x", labelrotation=50)
-            for tick in ax.get_xticklabels():
-                tick.set(ha="right", rotation_mode="anchor")
-        if not numbers:
-            ax.set_ylabel(row if ax.get_subplotspec().is_first_col() else "", fontsize=9)
-            ax.set_xlabel(column, fontsize=9)
-        if name is not None:
-            ax.set_title(short(name), fontsize=9.5)
-        for (i, j), number in np.ndenumerate(values) if numbers else ():
-            pale = abs(number) < 0.65 * reach
-            text = "–" if np.isnan(number) else f"{round(number, decimals) + 0:.{decimals}f}"
-            ax.text(j, i, text, ha="center", va="center", fontsize=8.5, color=INK if pale else "white")
-    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.7, aspect=35, pad=0.02)
-    bar.set_label(label, fontsize=9.5)
-    bar.locator = MaxNLocator(5)
-    bar.outline.set_visible(False)
-    return figure
-
-
-@look
-def bars_by_layer(frame: pd.DataFrame, panel: str, value: str, ylabel: str) -> Figure:
-    """Grouped bars over layers, one colour a model, one panel for each value of ``panel``. Columns ``model``,
-    ``layer``, ``value`` and ``panel``, one row a bar."""
-    names, models = list(dict.fromkeys(frame[panel])), _present(frame["model"], MODELS)
-    figure, axes = _panels(len(names), height=1.9, sharex=True, sharey=True)
-    width = 0.8 / len(models)
-    layers = sorted(frame["layer"].unique())
-    for ax, name in zip(axes, names, strict=True):
-        for k, model in enumerate(models):
-            part = frame[(frame[panel] == name) & (frame["model"] == model)]
-            x = part["layer"] + (k - (len(models) - 1) / 2) * width
-            ax.bar(x, part[value], width=width, color=COLOURS.get(model, OTHERS[k % len(OTHERS)]), label=model)
-        ax.axhline(0, color=INK, linewidth=0.7)
-        ax.set_title(str(name).replace("_", " "))
-        ax.grid(axis="x", visible=False)
-        ax.set_xticks(layers[:: max(1, len(layers) // 8)])
-        ax.tick_params(labelbottom=True)
-    figure.supxlabel("layer", fontsize=10)
-    figure.supylabel(ylabel, fontsize=10)
-    _legend(figure, axes[0])
-    return figure
-
-
-# --- the whole cascade -----------------------------------------------------------------------------------------------
-
-
-@look
-def bars(
-    frame: pd.DataFrame,
-    x: str,
-    value: str,
-    series: str = "model",
-    panel: str = "",
-    ylabel: str = "",
-    **options,
-) -> Figure:
-    """Grouped bars at each ``x`` (numbers, such as layers), one colour a ``series``, one panel for each level of
-    ``panel``. One row of the frame a bar; ``options`` go to `panels`."""
-    names, parts = present(frame[series]), _split(frame, panel)
-    figure, axes = panels(len(parts), **({"height": 1.9, "sharex": True, "sharey": True} | options))
-    width = 0.8 / len(names)
-    for ax, (title, part) in zip(axes, parts.items(), strict=True):
-        for place, name in enumerate(names):
-            own = part[part[series] == name]
-            middle = own[x] + (place - (len(names) - 1) / 2) * width
-            ax.bar(middle, own[value], width=width, color=style(name, names)["color"], label=name)
-        ax.axhline(0, color=INK, linewidth=0.7)
-        _label(ax, title, x, "")
-        ax.grid(axis="x", visible=False)
-        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        ax.tick_params(labelbottom=True)
-    figure.supylabel(ylabel, fontsize=10)
     if len(names) > 1:
         legend(figure, axes[0])
     return figure
