@@ -5,7 +5,6 @@ A profile names the model, the training of the variants and the size of the meas
 range is an error that names the file, the key and what is allowed.
 """
 
-import importlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -156,7 +155,7 @@ def load(name_or_path: str | Path = "pocket", overrides: Mapping[str, Any] | Ite
     file = _file(name_or_path)
     data = _read(file, seen=())
     for dotted, value in _pairs(overrides or {}):
-        _set(data, dotted, value)
+        data = _merge(data, _nested(dotted, value))
     try:
         return Profile.model_validate({**data, "name": file.stem})
     except ValidationError as error:
@@ -220,15 +219,18 @@ def _pairs(overrides: Mapping[str, Any] | Iterable[str]) -> list[tuple[str, Any]
     return pairs
 
 
-def _set(data: dict, dotted: str, value: Any) -> None:
+def _nested(dotted: str, value: Any) -> dict:
+    """``training.kl`` as ``{"training": {"kl": value}}``. RewiredError for a key that does not exist."""
     if dotted not in fields():
-        inside = [name for name in fields() if name.rpartition(".")[0] == dotted.rpartition(".")[0]]
-        raise choice("profile key", dotted, inside or fields())
+        raise choice("profile key", dotted, _beside(dotted) or fields())
     section, _, key = dotted.rpartition(".")
-    if section:
-        data[section] = {**(data.get(section) or {}), key: value}
-    else:
-        data[key] = value
+    return {section: {key: value}} if section else {key: value}
+
+
+def _beside(dotted: str) -> list[str]:
+    """The keys of the section in which ``dotted`` would stand."""
+    section = dotted.rpartition(".")[0]
+    return [name for name in fields() if name.rpartition(".")[0] == section]
 
 
 def fields() -> Iterator[str]:
@@ -245,35 +247,15 @@ def fields() -> Iterator[str]:
 def _explain(file: Path, error: ValidationError) -> str:
     """All problems of a profile in one paragraph."""
     sections = sorted({key.partition(".")[0] for key in fields()})
-    told = []
+    problems = []
     for problem in error.errors():
-        place = [str(part) for part in problem["loc"]]
-        key = ".".join(place)
+        key = ".".join(map(str, problem["loc"]))
         if problem["type"] == "extra_forbidden":
-            inside = [name for name in fields() if name.rpartition(".")[0] == ".".join(place[:-1])]
-            told.append(str(choice("key", key, inside if len(place) > 1 else sections)))
+            problems.append(str(choice("key", key, _beside(key) if "." in key else sections)))
         elif problem["type"] == "missing":
-            told.append(f"{key} is missing.")
+            problems.append(f"{key} is missing.")
         else:
             value = "" if problem["type"] == "value_error" else f"{key} is {problem['input']!r}: "
-            told.append(f"{value}{problem['msg'].removeprefix('Value error, ')}.")
-    return f"The profile {_short(file)} cannot be used. {' '.join(told)} Mend it there or in the override that set it."
-
-
-def _short(file: Path) -> Path:
-    return file.resolve().relative_to(ROOT) if file.resolve().is_relative_to(ROOT) else file
-
-
-# --- names that have moved (until their users have followed) ---------------------------------------------------------
-
-_MOVED = {
-    "rewired.store": "FORMAT results_dir output_dir write_table read_table atomic_path atomic_dir",
-    "rewired.execute": "start environment refuse_unknown",
-}
-
-
-def __getattr__(name: str):
-    for module, names in _MOVED.items():
-        if name in names.split():
-            return getattr(importlib.import_module(module), name)
-    raise AttributeError(name)
+            problems.append(f"{value}{problem['msg'].removeprefix('Value error, ')}.")
+    short = file.resolve().relative_to(ROOT) if file.resolve().is_relative_to(ROOT) else file
+    return f"The profile {short} cannot be used. {' '.join(problems)} Mend it there or in the override that set it."
