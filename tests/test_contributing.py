@@ -1,9 +1,11 @@
 """The recipes of CONTRIBUTING.md, followed word for word. The one for a chapter is followed by test_new_chapter."""
 
+import ast
 import json
 import re
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import claim_cells
@@ -12,7 +14,7 @@ import pandas as pd
 import pytest
 import tiny
 import yaml
-from chapters import ROOT
+from chapters import CHAPTERS, ROOT, cells, source
 
 from rewired import claims, games, plots, profiles
 from rewired.claims import HOLDS, Register
@@ -119,3 +121,32 @@ def test_a_model_is_a_profile_and_a_look_at_it(tmp_path, monkeypatch):
         exec(code, {})
     assert "2 layers" in printed.getvalue() and "DecisionStep" in printed.getvalue()
     assert "legal_mass" in printed.getvalue()
+
+
+# --- the table of chapters and files ---------------------------------------------------------------------------------
+
+EVERYWHERE = {"plots", "errors", "profiles", "store", "notebook", "execute"}
+
+
+def imported(path: str) -> set[str]:
+    """The library's files that a chapter imports, as the table of book/rerun.md names them."""
+    files = set()
+    for cell in cells(path, "code"):
+        for node in ast.walk(ast.parse(source(cell))):
+            module = getattr(node, "module", None) or ""
+            if not isinstance(node, ast.ImportFrom) or module.split(".")[0] not in ("rewired", "corpora"):
+                continue
+            for name in node.names:
+                parts = [*module.split("."), name.name]
+                while not (ROOT / "lib" / Path(*parts)).with_suffix(".py").is_file() and len(parts) > 2:
+                    parts.pop()
+                files.add("corpora/pocket/" if parts[0] == "corpora" else "/".join(parts[1:]) + ".py")
+    files = {file for file in files if (ROOT / "lib" / "rewired" / file).is_file() or file.endswith("/")}
+    return {file for file in files if file.removesuffix(".py") not in EVERYWHERE}
+
+
+def test_the_table_of_chapters_says_what_each_imports():
+    text = (ROOT / "book" / "rerun.md").read_text()
+    table = re.findall(r"^\| \[[^]]+\]\(\.\./notebooks/(\S+)\.ipynb\) \| (.*?) \| .*? \|$", text, re.M)
+    named = {path: set(re.findall(r"`([^`]+)`", files)) for path, files in table}
+    assert named == {chapter.path: imported(chapter.path) for chapter in CHAPTERS.values()}
