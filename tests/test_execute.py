@@ -99,12 +99,6 @@ def test_what_a_cell_displays_is_kept(tmp_path):
     assert scraps["x"] == {"application/papermill.record/text/plain": "'1 of 2'"} and "made_by" in scraps
 
 
-def test_a_parameter_that_is_no_literal_is_refused(tmp_path):
-    file = notebook(tmp_path / "a.ipynb", "profile = 'ci'\nfolder = str(3)")
-    with pytest.raises(RewiredError, match="parameter folder"):
-        execute.execute(file, tmp_path / "b.ipynb", {})
-
-
 def test_papermill_alone_refuses_an_unknown_parameter_too(tmp_path):
     import papermill
 

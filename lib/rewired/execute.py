@@ -95,6 +95,9 @@ def _assigned(source: str) -> dict[str, ast.expr]:
 
 # --- executing -------------------------------------------------------------------------------------------------------
 
+BUILT_ON = ("profile", "overrides")
+"""The two parameters that every notebook has."""
+
 
 def execute(notebook: Path, output: Path, given: dict, here: bool = False) -> None:
     """Run ``notebook`` with the parameters ``given`` and write the executed notebook to ``output``.
@@ -102,33 +105,18 @@ def execute(notebook: Path, output: Path, given: dict, here: bool = False) -> No
     With ``here`` the cells run in this process, without a kernel. Raises RewiredError for a parameter that the notebook
     does not have and for one raised inside it.
     """
+    import papermill
+
     if not notebook.is_file():
         raise RewiredError(f"There is no notebook {notebook}. The chapters are notebooks/*/*.ipynb.")
-    stored = json.loads(notebook.read_text())
-    defaults = _parameters(stored)
-    _refuse_unknown(given, defaults, notebook.name)
-    values = defaults | given
-    profile = load(values.get("profile", "pocket"), values.get("overrides"))
-    os.environ.update(environment(profile))
+    declared = papermill.inspect_notebook(str(notebook))
+    _refuse_unknown(given, declared, notebook.name)
+    values = {name: ast.literal_eval(about["default"]) for name, about in declared.items() if name in BUILT_ON} | given
+    os.environ.update(environment(load(*(values.get(name) for name in BUILT_ON))))
     with atomic_path(output) as temporary:
-        executed = _in_this_process(stored, given, notebook) if here else _in_a_kernel(notebook, temporary, given)
+        executed = _in_this_process(notebook, given) if here else _in_a_kernel(notebook, temporary, given)
         _tidy(executed)
         temporary.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
-
-
-def _parameters(stored: dict) -> dict[str, Any]:
-    """The parameters of a stored notebook and their defaults."""
-    declared: dict[str, ast.expr] = {}
-    for cell in stored["cells"]:
-        if "parameters" in cell["metadata"].get("tags", []):
-            declared |= _assigned("".join(cell["source"]))
-    values = {}
-    for name, node in declared.items():
-        try:
-            values[name] = ast.literal_eval(node)
-        except ValueError:
-            raise RewiredError(f"The parameter {name} in the notebook's first cell is not a literal.") from None
-    return values
 
 
 def _in_a_kernel(notebook: Path, output: Path, given: dict) -> dict:
@@ -147,27 +135,22 @@ def _in_a_kernel(notebook: Path, output: Path, given: dict) -> dict:
     return json.loads(output.read_text())
 
 
-def _in_this_process(stored: dict, given: dict, notebook: Path) -> dict:
+def _in_this_process(notebook: Path, given: dict) -> dict:
     """The notebook, with the outputs of its cells after they ran one after the other in a shell of this process."""
     import matplotlib.pyplot as plt
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
 
+    executed = load_notebook_node(str(notebook))
     if given:
-        _inject(stored["cells"], given)
+        executed = parameterize_notebook(executed, given)
     plt.switch_backend("agg")
     with contextlib.chdir(ROOT), _own_shell() as shell:
-        for cell in stored["cells"]:
+        for cell in executed["cells"]:
             if cell["cell_type"] == "code":
                 _run_cell(shell, cell, notebook)
                 plt.close("all")
-    return stored
-
-
-def _inject(cells: list[dict], given: dict) -> None:
-    """Put a cell that sets the parameters behind the one that declares them, as papermill does."""
-    lines = ["# Parameters\n", *(f"{name} = {value!r}\n" for name, value in given.items())]
-    tagged = ["parameters" in cell["metadata"].get("tags", []) for cell in cells]
-    cell = {"cell_type": "code", "metadata": {"tags": ["injected-parameters"]}, "source": lines}
-    cells.insert(tagged.index(True) + 1, cell)
+    return executed
 
 
 @contextlib.contextmanager
