@@ -94,31 +94,26 @@ def pattern(
     queries = list(zip(*(known[position] for position in at), strict=True))  # [prompt][position]
     places = [spans(tokenizer, prompt) for prompt in prompts]
     roles = [*dict.fromkeys(chain.from_iterable(places)), REST]  # in the order in which they appear
-    values = torch.zeros(len(prompts), len(at), len(roles), len(layers), parts.heads, dtype=torch.float64)
+    shape = (len(prompts), len(at), len(roles), len(layers), parts.heads)
+    values = torch.full(shape, torch.nan, dtype=torch.float64)
     for indices, ids in batches(encoded.rows, BATCH_SIZE, parts.device):
         row, query = read_positions(queries, indices, parts.device)
-        seen, net = {}, parts.view
+        traced, net = {}, parts.view
         with net.trace(input_ids=ids, use_cache=False):
             for layer in sorted(layers):  # in the order of execution
-                seen[layer] = net.layers[layer].self_attn.output[1][row, :, query].save()  # [row x position, head, key]
-        patterns = torch.stack([seen[layer] for layer in layers]).double().cpu()  # [layer, row x position, head, key]
+                traced[layer] = (
+                    net.layers[layer].self_attn.output[1][row, :, query].save()
+                )  # [row x position, head, key]
+        patterns = torch.stack([traced[layer] for layer in layers]).double().cpu()  # [layer, row x position, head, key]
         patterns = patterns.unflatten(1, (len(indices), len(at)))  # [layer, row, position, head, key]
         for r, i in enumerate(indices):
-            members = _members(places[i], roles, queries[i], ids.shape[1])  # [position, role, key]
-            sums = torch.einsum("lphk,prk->prlh", patterns[:, r], members)  # [position, role, layer, head]
-            absent = members.sum(-1) == 0  # [position, role]
-            values[i] = sums.masked_fill(absent[..., None, None], torch.nan)
+            taken = _positions(places[i], roles)
+            for p, query in enumerate(queries[i]):
+                words = places[i] | {REST: sorted(set(range(query + 1)) - taken)}
+                for k in range(len(roles)):
+                    if roles[k] in words:
+                        values[i, p, k] = patterns[:, r, p, :, words[roles[k]]].sum(-1)  # [layer, head]
     return Pattern(encoded.frame(), tuple(at), tuple(roles), tuple(layers), values)
-
-
-def _members(places: Mapping[str, list[int]], roles: Sequence[str], queries: Sequence[int], keys: int) -> torch.Tensor:
-    """[position, role, key]: 1 where the key has the role and the position ``queries`` may see it, else 0."""
-    members = torch.zeros(len(queries), len(roles), keys, dtype=torch.float64)
-    for r, role in enumerate(roles):
-        members[:, r, places.get(role, [])] = 1
-    for p, query in enumerate(queries):
-        members[p, -1, : query + 1] = 1 - members[p, :, : query + 1].sum(0)  # the rest: no other role
-    return members
 
 
 @dataclass(frozen=True)
@@ -143,11 +138,11 @@ def blocks(
         for role in roles:
             if role not in known:
                 raise choice("role", role, sorted(known))
-        own = [_positions(found, roles) for found in places]
+        own = [_positions(of_prompt, roles) for of_prompt in places]
         plan.append(Block(group, 0, tuple(own)))
         for draw in range(1, draws + 1):
             random = np.random.default_rng([seed, draw, *group.encode()])
-            others = [_other_words(random, found, len(words)) for found, words in zip(places, own, strict=True)]
+            others = [_other_words(random, at, len(words)) for at, words in zip(places, own, strict=True)]
             plan.append(Block(group, draw, tuple(others)))
     return plan
 
