@@ -36,6 +36,11 @@ def chapter(
 
     Raises RewiredError for an unknown profile or key, and for a parameter that the notebook does not have."""
     book = Chapter(name, start(profile, overrides))
+    import matplotlib
+
+    from rewired import plots
+
+    matplotlib.rcParams.update(plots.LOOK)  # a chapter's own figures have the book's look too
     listed = [f"{key} {value}" for key, value in parameters.items() if value not in ("", [], (), None)]
     if overrides:
         listed.append(f"overrides {overrides}")
