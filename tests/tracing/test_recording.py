@@ -9,6 +9,7 @@ import torch
 
 from rewired.errors import RewiredError
 from rewired.tracing import recording
+from rewired.tracing.anatomy import anatomy
 from rewired.tracing.recording import Component, Sweep
 
 
@@ -72,9 +73,9 @@ def test_bad_sweeps_are_refused(pair):
 
 
 def test_the_tolerance_grows_with_the_logits(pair):
-    model, _, source, target, _ = pair
-    sweep = Sweep(model, source.select([0, 1]), target.select([0, 1]))
-    sweep.source.logit[:], sweep.target.logit[:] = [0.1, 20.0], [0.2, 30.0]
-    assert sweep.tolerance == pytest.approx([5e-6, 3e-5])
-    half = replace(sweep.parts, unembedding=sweep.parts.unembedding.bfloat16())
-    assert Sweep(half, sweep.source, sweep.target).tolerance == pytest.approx([0.05, 0.3])
+    model, _, _, target, _ = pair
+    parts, some = anatomy(model), target.select([0, 1])
+    some.logit[:] = [0.2, 30.0]
+    assert some.tolerance(parts) == pytest.approx([5e-6, 3e-5])
+    half = replace(parts, unembedding=parts.unembedding.bfloat16())
+    assert some.tolerance(half) == pytest.approx([0.05, 0.3])

@@ -31,7 +31,7 @@ SITES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_final")
 
 def frozen(norm, value: torch.Tensor) -> torch.Tensor:
     """The vector that an RMS norm multiplies ``value`` [..., width] by: its weight over the root mean square, fp64."""
-    eps = getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", 0.0)
+    eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon  # Gemma, Llama
     ones = torch.ones(value.shape[-1], device=value.device)  # norm(1) is the weight (Gemma: 1 + weight) but for eps
     weight = norm(ones).double() * (1 + eps) ** 0.5  # [width]
     return weight * torch.rsqrt(value.double().pow(2).mean(-1, keepdim=True) + eps)

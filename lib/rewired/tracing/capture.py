@@ -5,7 +5,7 @@ There delta is the difference of two soft-capped logits. The named sites are des
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pandas as pd
 import torch
@@ -31,8 +31,7 @@ class Encoded:
 
     def pick(self, indices: Sequence[int]) -> "Encoded":
         """Some of the prompts."""
-        columns = (self.prompts, self.rows, self.ends, self.cooperate, self.defect)
-        return Encoded(*[tuple(column[i] for i in indices) for column in columns])
+        return Encoded(**{field.name: tuple(getattr(self, field.name)[i] for i in indices) for field in fields(self)})
 
     @property
     def steps(self) -> list[int]:
@@ -98,7 +97,8 @@ def read_positions(
     positions: Sequence[Sequence[int]], indices: Sequence[int], device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(row, column), each [read]: where in a batch the positions to read from its rows are."""
-    row, column = [], []
+    row: list[int] = []
+    column: list[int] = []
     for r, i in enumerate(indices):
         row += [r] * len(positions[i])
         column += positions[i]
@@ -135,7 +135,7 @@ def capture(
     places.sort(key=execution)
     for indices, ids in batches(rows, BATCH_SIZE, parts.device):
         row, column = read_positions(positions, indices, parts.device)
-        slots = []
+        slots: list[int] = []
         for i in indices:
             slots += range(first[i], first[i + 1])
         for (site, layer), value in zip(places, _trace(parts, ids, places, row, column), strict=True):

@@ -17,8 +17,6 @@ from rewired.tracing.edit import Edit, edited_deltas
 from rewired.tracing.packed import Patch, Rows, Tree, forward, patched_layer
 from rewired.tracing.recording import Component, Recording, Sweep
 
-SUMS = 20  # a sum over all layers may be off by this many times what a single patch may
-
 
 def _table(control: str, component: str, layer: int, prompt_ids, patched, effect, error=np.nan) -> pd.DataFrame:
     columns = {"control": control, "component": component, "layer": layer, "prompt_id": prompt_ids}
@@ -57,7 +55,7 @@ def self_patch(sweep: Sweep, kinds: Sequence[str], layer: int) -> pd.DataFrame:
     parts, target = sweep.parts, sweep.target.select([layer % len(sweep.target.delta)])
     [tree] = target.trees
     base, encoded = target.at(tree.nodes), target.encoded.pick(tree.prompts)
-    unpatched = [[] for _ in kinds]
+    unpatched: list[list[Patch]] = [[] for _ in kinds]
     before = forward(parts, tree, base, unpatched, layer, sweep.decision_only)  # [kind, prompt, d_model]
     batch = Rows(tree, base, unpatched, sweep.decision_only)
     stream = base["resid"][layer][batch.nodes(sweep.decision_only)].expand(len(kinds), -1, -1)
@@ -138,11 +136,12 @@ def _edit(sweep: Sweep, component: Component, there: dict, own: dict) -> Edit:
 
 def require(controls: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:
     """The controls, if they are met; RewiredError otherwise. What is allowed grows with a prompt's logits."""
-    ids = [prompt.id for prompt in sweep.target.encoded.prompts]
-    tolerance = dict(zip(ids, sweep.tolerance, strict=True))  # {prompt id: logits}
-    allowed = {"unpatched": 1, "self": 0, "outputs": SUMS, "residual": SUMS, "again": 1}
+    tolerance = np.maximum(sweep.source.tolerance(sweep.parts), sweep.target.tolerance(sweep.parts))  # [prompt]
+    of_prompt = dict(zip(sweep.target.encoded.frame()["prompt_id"], tolerance, strict=True))
+    sums = 20 if sweep.parts.exact < 1e-3 else 10  # all layers at once err by this many times as much
+    allowed = {"unpatched": 1, "self": 0, "outputs": sums, "residual": sums, "again": 1}
     for _, row in controls[controls["control"].isin(list(allowed))].iterrows():
-        limit = allowed[row["control"]] * tolerance[row["prompt_id"]]
+        limit = allowed[row["control"]] * of_prompt[row["prompt_id"]]
         if not abs(row["error"]) <= limit:  # NaN as well
             raise RewiredError(
                 f"Patching cannot be trusted here: the control {row['control']!r} is off by {row['error']:.3g} logits "

@@ -42,14 +42,19 @@ def edited_deltas(model, encoded: Encoded, edits: Sequence[Edit]) -> torch.Tenso
     for edit in edits:
         _check(parts, edit)
     edits = sorted(edits, key=lambda edit: execution((edit.site, edit.layer)))
-    positions = {"all": [range(len(row)) for row in encoded.rows], "decision": [[step] for step in encoded.steps]}
+    steps = [[step] for step in encoded.steps]
+    everywhere = [range(len(row)) for row in encoded.rows]
     final = parts.unembedding.new_empty(len(encoded.rows), parts.unembedding.shape[1])  # [prompt, d_model]
     for indices, ids in batches(encoded.rows, BATCH_SIZE, parts.device):
         places, values = [], []  # where each edit falls in this batch, and what it writes there
         for edit in edits:
-            places.append(read_positions(positions[edit.positions], indices, parts.device))
-            values.append(_value(edit, indices, parts))
-        last = read_positions(positions["decision"], indices, parts.device)
+            positions = everywhere if edit.positions == "all" else steps
+            places.append(read_positions(positions, indices, parts.device))
+            value = edit.value  # a number, [width], or one [position, width] per prompt
+            if isinstance(value, list | tuple):
+                value = torch.cat([value[i] for i in indices])  # [read, width]
+            values.append(torch.as_tensor(value, device=parts.device))
+        last = read_positions(steps, indices, parts.device)
         final[indices] = _trace(parts, ids, edits, places, values, last)
     return read_out(parts, final, encoded)[0]
 
@@ -79,14 +84,6 @@ def _check(parts: Anatomy, edit: Edit) -> None:
         )
 
 
-def _value(edit: Edit, indices: list[int], parts: Anatomy):
-    """The value for a batch: as it stands, or its rows' tensors one after another, [read, width]."""
-    value = edit.value
-    if isinstance(value, list | tuple):
-        value = torch.cat([value[i] for i in indices])
-    return value.to(parts.device) if isinstance(value, torch.Tensor) else value
-
-
 def _trace(parts: Anatomy, ids, edits, places, values, last) -> torch.Tensor:
     """The final residual stream at ``last``, with the edits in force: [row, d_model]."""
     net, read = parts.view, []
@@ -107,4 +104,4 @@ def _apply(activation: torch.Tensor, edit: Edit, head_dim: int, at: tuple, value
         value = part[at] + value  # [read, width]
     elif edit.how == "scale":
         value = part[at] * value
-    part[at] = value.to(part.dtype) if isinstance(value, torch.Tensor) else value
+    part[at] = value.to(part.dtype)

@@ -8,7 +8,7 @@ included, but for attention, which is written out here; every sweep checks it ag
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,8 +16,8 @@ import torch
 from rewired.answers import shared_beginnings
 from rewired.tracing.anatomy import Anatomy
 
+# longest run of nodes whose attention is computed at once: shorter wastes calls, longer computes masked scores
 SEGMENT = 64
-"""Longest run of nodes whose attention is computed at once: shorter wastes calls, longer computes masked scores."""
 
 
 @dataclass
@@ -54,28 +54,30 @@ def plant(rows: Sequence[Sequence[int]], limit: int, device="cpu") -> tuple[list
     """(trees, order, owned): trees of at most about ``limit`` nodes; the rows in the order in which recordings hold
     them; and for each row of that order the positions whose nodes it is the first to need."""
     order, common = shared_beginnings(rows)  # neighbours share the longest beginnings
-    trees, owned = [], []
-    prompts, positions, size, first = [], [], 0, 0  # of the tree that is growing
+    trees: list[Tree] = []
+    owned: list[list[int]] = []
+    prompts: list[int] = []  # of the tree that is growing
+    size = first = 0
     for k, i in enumerate(order):
         length = len(rows[i])
         # a decision step is a node of its own, even where it is the beginning of another prompt
         shared = min(common[k], length - 1, len(rows[order[k - 1]]) - 1)
         if prompts and size + length - shared > limit:
-            trees.append(_tree(prompts, positions, first, device))
+            trees.append(_tree(prompts, owned[-len(prompts) :], first, device))
             first += size
-            prompts, positions, size = [], [], 0
+            prompts, size = [], 0
         if not prompts:
             shared = 0
         prompts.append(i)
-        positions.append(list(range(shared, length)))
-        owned.append(positions[-1])
+        owned.append(list(range(shared, length)))
         size += length - shared
-    trees.append(_tree(prompts, positions, first, device))
+    trees.append(_tree(prompts, owned[-len(prompts) :], first, device))
     return trees, order, owned
 
 
 def _tree(prompts: list[int], owned: list[list[int]], first: int, device) -> Tree:
-    paths, depth_of, segments = [], [], []
+    paths, segments = [], []
+    depth_of: list[int] = []
     path: list[int] = []  # the nodes of the prompt before
     for positions in owned:
         start, shared = len(depth_of), positions[0]
@@ -219,18 +221,12 @@ class Rows:
 
 @torch.no_grad()
 def forward(
-    parts: Anatomy,
-    tree: Tree,
-    base: dict[str, torch.Tensor],
-    rows: Sequence[Sequence[Patch]],
-    start: int,
-    decision_only: bool = False,
-    blocked: Mapping[int, Sequence[torch.Tensor]] | None = None,
+    parts: Anatomy, tree: Tree, base: dict, rows: Sequence, start: int, decision_only: bool = False, blocked=None
 ) -> torch.Tensor:
     """Final residual stream of each row's prompts at their decision steps: [row, prompt, d_model].
 
-    The arguments are those of `Rows`. No row may have a patch before layer ``start`` (``resid_post`` of the layer
-    before it is allowed)."""
+    The arguments are those of `Rows`; ``rows`` lists the patches of each row. None may have one before layer ``start``
+    (``resid_post`` of the layer before it is allowed)."""
     batch = Rows(tree, base, rows, decision_only, blocked)
     nodes = batch.nodes(decision_only)
     x = base["resid"][start][nodes].expand(len(rows), -1, -1)  # [row, node, d_model]

@@ -155,11 +155,6 @@ class Sweep:
     def decision_only(self) -> bool:
         return self.positions == "decision"
 
-    @property
-    def tolerance(self) -> np.ndarray:
-        """How far two ways to compute a prompt's delta may lie apart, in logits: [prompt]."""
-        return np.maximum(self.source.tolerance(self.parts), self.target.tolerance(self.parts))
-
     def select(self, prompts: Sequence[int]) -> "Sweep":
         """The same for some of the prompts."""
         source, target = self.source.select(prompts), self.target.select(prompts)
