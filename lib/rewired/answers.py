@@ -101,7 +101,7 @@ def hidden_states(
             column += [position - shared for position in reads[i]]
         past = None
         if shared:  # keys and values of each family's beginning, one copy for each of its rows
-            begin = torch.tensor([rows[family[0]][:shared] for family in families], device=device)
+            begin = torch.tensor([rows[family[0]][:shared] for family in families], device=device)  # [family, position]
             past = decoder(input_ids=begin, use_cache=True).past_key_values
             sizes = torch.tensor([len(family) for family in families], device=device)
             past.batch_select_indices(torch.arange(len(families), device=device).repeat_interleave(sizes))
@@ -115,9 +115,7 @@ def softcap(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
 
 
 def logits(model, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(raw, capped) next-token logits of final hidden states, each [row, vocabulary] in fp32.
-
-    ``capped`` is the model's output: cap * tanh(raw / cap) in Gemma-2, and ``raw`` itself where there is no cap."""
+    """(raw, capped) next-token logits of final hidden states, each [row, vocabulary] in fp32."""
     plain = network(model)
     # a piece of the vocabulary at a time, so that a half-precision matrix is never copied whole
     pieces = plain.get_output_embeddings().weight.split(32768)  # each [piece of the vocabulary, d_model]
@@ -132,20 +130,18 @@ def answer_logits(
     """Yields (pair, raw, capped): ``logits`` [token of the answer, vocabulary] before each token of the answer.
 
     The answer's own tokens are fed in (teacher forcing). A context has at least one token."""
-    readers: dict[tuple[int, ...], list[int]] = {}  # text -> the pairs that are read from it
+    readers: dict[tuple[tuple[int, ...], int], list[int]] = {}  # (text, first position read) -> pairs
     for pair, (context, answer) in enumerate(zip(contexts, answers, strict=True)):
-        readers.setdefault((*context, *answer[:-1]), []).append(pair)
-    rows, pairs = list(readers), list(readers.values())
-    # the last token of the context predicts the first of the answer
-    starts = [min(len(contexts[pair]) for pair in some) - 1 for some in pairs]
-    reads = [range(start, len(row)) for start, row in zip(starts, rows, strict=True)]
+        # the last token of the context predicts the first of the answer
+        readers.setdefault(((*context, *answer[:-1]), len(context) - 1), []).append(pair)
+    rows, pairs = [text for text, _ in readers], list(readers.values())
+    reads = [range(first, len(text)) for text, first in readers]
     for batch, hidden in hidden_states(model, rows, reads, batch_size):
         raw, capped = logits(model, hidden)  # [read, vocabulary]
         begin = 0  # where the row's positions begin
         for r in batch:
             for pair in pairs[r]:
-                first = begin + len(contexts[pair]) - 1 - starts[r]
-                steps = slice(first, first + len(answers[pair]))
+                steps = slice(begin, begin + len(answers[pair]))
                 yield pair, raw[steps], capped[steps]
             begin += len(reads[r])
 
@@ -179,17 +175,17 @@ class Sampling:
 
     def __post_init__(self):
         if not self.temperature > 0:
-            raise RewiredError(
-                f"The sampling temperature is {self.temperature}; it must be above 0 (1: the model's own)."
-            )
+            raise RewiredError(f"The sampling temperature is {self.temperature}; it must be above 0.")
 
 
 def prefix_states(
     model, contexts: Sequence[Tokens], beginnings: Sequence[Beginning], batch_size: int = 64
 ) -> dict[Beginning, torch.Tensor]:
     """The final hidden state [d_model] after each beginning of an answer, and after all that is shorter."""
-    rows = [[*contexts[i], *tokens] for i, tokens in beginnings]
-    reads = [range(len(row) - len(tokens) - 1, len(row)) for row, (_, tokens) in zip(rows, beginnings, strict=True)]
+    rows, reads = [], []
+    for i, tokens in beginnings:
+        rows.append([*contexts[i], *tokens])
+        reads.append(range(len(contexts[i]) - 1, len(rows[-1])))  # the context's last token, and each of the answer's
     states: dict[Beginning, torch.Tensor] = {}
     for batch, hidden in hidden_states(model, rows, reads, batch_size):
         after = iter(hidden)
@@ -238,6 +234,6 @@ def sample(
                 growing[i, tokens] = count
     shuffled = []
     for answers in finished:  # grouped by their tokens so far; the order must carry no information
-        order = torch.randperm(how.n, generator=random).tolist()
-        shuffled.append([answers[k] for k in order])
+        order = torch.randperm(how.n, generator=random)
+        shuffled.append([answers[k] for k in order.tolist()])
     return shuffled

@@ -22,6 +22,7 @@ from rewired.prompts import Labels, Prompt, as_labels, chat, scenario_set
 from rewired.store import read_table
 
 GUARD_TOLERANCE = 1e-3
+Prompts = Sequence[Prompt]
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,7 @@ def end_of_turn(tokenizer) -> int:
     return tokenizer.eos_token_id if token in (None, tokenizer.unk_token_id) else token
 
 
-def measure(
-    model, tokenizer, prompts: Sequence[Prompt], batch_size: int = 64, labels=None, forms: bool = True
-) -> pd.DataFrame:
+def measure(model, tokenizer, prompts: Prompts, batch_size: int = 64, labels=None, forms: bool = True) -> pd.DataFrame:
     """One row per prompt: its description and
 
     ``logp_cooperate``, ``logp_defect``  log-probability of each label as the answer's beginning (nats)
@@ -88,14 +87,14 @@ def measure(
     logp = np.zeros((len(prompts), 4 if forms else 2))  # [prompt, cooperate | defect (| the same after a space)]
     delta_raw, delta_single, delta_forms = np.full((3, len(prompts)), np.nan)
     for k, raw, capped in answers.answer_logits(model, contexts, said, batch_size):
-        i, form = divmod(k, logp.shape[1])
+        i, form = divmod(k, logp.shape[1])  # which prompt, which of its answers
         logp[i, form] = answers.log_probability(capped, said[k])
-        if form == 1:
+        if form == 1:  # the defect label as it is: now both labels of the prompt are known
             cooperate, defect = said[k - 1], said[k]
             delta_single[i] = (capped[0, defect[-1]] - capped[0, cooperate[-1]]).item()
             if one_token_apart(cooperate, defect):
                 delta_raw[i] = (raw[-1, defect[-1]] - raw[-1, cooperate[-1]]).item()
-    delta = logp[:, 1] - logp[:, 0]
+    delta = logp[:, 1] - logp[:, 0]  # [prompt]
     if forms:
         delta_forms = np.logaddexp(logp[:, 1], logp[:, 3]) - np.logaddexp(logp[:, 0], logp[:, 2])
     table = pd.DataFrame([prompt.about(pair) for prompt, pair in zip(prompts, pairs, strict=True)])
@@ -113,18 +112,12 @@ def read_move(answer: str, labels: Labels) -> str | None:
 
 
 def sample(
-    model,
-    tokenizer,
-    prompts: Sequence[Prompt],
-    n: int,
-    temperature: float = 1.0,
-    seed: int = 0,
-    max_new_tokens: int = 8,
+    model, tokenizer, prompts: Prompts, n: int, temperature: float = 1.0, seed: int = 0, max_new_tokens: int = 8
 ) -> pd.DataFrame:
     """``n`` sampled answers to each prompt, until the end of turn or ``max_new_tokens``; see ``answers.sample``.
 
     Columns: prompt_id, scenario, state, sample, answer, move (``"C"``, ``"D"`` or None for an illegal answer)."""
-    stops = frozenset({end_of_turn(tokenizer), tokenizer.eos_token_id})
+    stops = frozenset({end_of_turn(tokenizer), tokenizer.eos_token_id})  # either ends an answer
     how = answers.Sampling(n, stops, temperature, max_new_tokens)
     likely = []  # a legal answer needs no more forward passes than these
     for i, prompt in enumerate(prompts):
@@ -133,9 +126,9 @@ def sample(
     drawn = answers.sample(model, contexts, how, torch.Generator().manual_seed(seed), likely)
     frames = []
     for prompt, samples in zip(prompts, drawn, strict=True):
-        words = {tokens: tokenizer.decode(tokens, skip_special_tokens=True) for tokens in set(samples)}
-        about = {"prompt_id": prompt.id, "scenario": prompt.scenario, "state": prompt.state}
-        frame = pd.DataFrame({**about, "sample": range(n), "answer": [words[tokens] for tokens in samples]})
+        frame = pd.DataFrame({"prompt_id": prompt.id, "scenario": prompt.scenario, "state": prompt.state}, range(n))
+        frame["sample"] = range(n)
+        frame["answer"] = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in samples]
         frame["move"] = [read_move(answer, prompt.labels) for answer in frame["answer"]]
         frames.append(frame)
     return pd.concat(frames, ignore_index=True)
@@ -153,7 +146,7 @@ def guard(variants: Variants, variant: str, seed: int, forms: bool = False) -> p
         now = measure(model, variants.tokenizer, prompts, profile.decisions.batch_size, forms=forms)
     both = recorded.merge(now, on="prompt_id", suffixes=("_recorded", "_now"), how="outer")
     gap = (both["p_defect_recorded"] - both["p_defect_now"]).abs()
-    if not (gap <= GUARD_TOLERANCE).all():
+    if not (gap <= GUARD_TOLERANCE).all():  # a prompt that is missing on one side has no gap
         worst = both.loc[gap.fillna(np.inf).idxmax()]
         raise RewiredError(
             f"{variant} (seed {seed}) is not the model that was trained: on prompt {worst['prompt_id']} its p_defect "

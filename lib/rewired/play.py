@@ -23,13 +23,8 @@ from rewired.prompts import Arrangement, Labels, Prompt, build
 
 # Four of the sixteen: each factor is balanced, so that what it alone does cancels in the mean. The orders of the table
 # are crossed, and so are those of listing and answer.
-_SWAPS = (
-    (False, False, False, False),
-    (True, False, False, True),
-    (True, True, True, False),
-    (False, True, True, True),
-)
-ARRANGEMENTS = tuple(Arrangement(*swaps) for swaps in _SWAPS)
+_SWAPS = ((0, 0, 0, 0), (1, 0, 0, 1), (1, 1, 1, 0), (0, 1, 1, 1))
+ARRANGEMENTS = tuple(Arrangement(*map(bool, swaps)) for swaps in _SWAPS)
 
 
 @dataclass(frozen=True)
@@ -57,10 +52,7 @@ def game_questions(labels: Labels | Sequence[str], games: Sequence[Game] = tuple
 
 def other_side(game: Game) -> Game:
     """The game as the other player sees it; a symmetric game is returned as it is."""
-    mirrored = {}
-    for state in STATES:
-        own, other = state
-        mirrored[state] = game.points(other, own)[::-1]
+    mirrored = {own + other: game.points(other, own)[::-1] for own in MOVES for other in MOVES}
     if mirrored == dict(game.payoffs):
         return game
     return Game(f"{game.name}_other_side", f"{game.title}, other side", mirrored)
@@ -141,17 +133,12 @@ def match(
     history = np.empty((5, rounds, plays), dtype=np.int8)  # state, answer, other's answer, own, other
     for t in range(rounds):
         state, mirrored = 2 * own + other, 2 * other + own  # [play]: indices into STATES
-        answer = _said(own_bounds[state], draws[t, 0])
-        other_answer = _said(other_bounds[mirrored], draws[t, 1])
+        answer = (draws[t, 0][:, None] >= own_bounds[state]).sum(axis=1)  # [play]: 0 is C, 1 is D, 2 is illegal
+        other_answer = (draws[t, 1][:, None] >= other_bounds[mirrored]).sum(axis=1)
         own = np.where(answer < 2, answer, own)  # an illegal answer repeats the previous move
         other = np.where(other_answer < 2, other_answer, other)
         history[:, t] = state, answer, other_answer, own, other
     return _turns(history, game)
-
-
-def _said(bounds: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """0 for C, 1 for D, 2 for an illegal answer; bounds [play, (C, C or D)], draws [play]."""
-    return (draws[:, None] >= bounds).sum(axis=1)
 
 
 def _turns(history: np.ndarray, game: Game) -> pd.DataFrame:
@@ -159,12 +146,10 @@ def _turns(history: np.ndarray, game: Game) -> pd.DataFrame:
     state, answer, other_answer, own, other = history.reshape(5, -1)  # each [turn]
     paid = np.array([game.payoffs[s] for s in STATES], dtype=float)  # [state, (own, other)]
     points = paid[2 * own + other]  # [turn, (own, other)]
-    turns = pd.DataFrame(
-        {"play": np.tile(np.arange(plays), rounds), "round": np.repeat(np.arange(1, rounds + 1), plays)}
-    )
+    turns = pd.DataFrame({"play": np.tile(np.arange(plays), rounds)})
+    turns["round"] = np.repeat(np.arange(1, rounds + 1), plays)
     turns["state"] = pd.Categorical.from_codes(state, STATES)
-    for name, codes in {"answer": answer, "own": own, "other": other}.items():
+    for name, codes in {"answer": answer, "own": own, "other": other, "other_answer": other_answer}.items():
         turns[name] = pd.Categorical.from_codes(np.where(codes < 2, codes, -1), MOVES)  # -1: missing
     turns["own_points"], turns["other_points"] = points.T
-    turns["other_answer"] = pd.Categorical.from_codes(np.where(other_answer < 2, other_answer, -1), MOVES)
     return turns

@@ -146,7 +146,7 @@ Fields = dict[str, tuple[str, str]]
 def _common_fields(state: str, game: Game, labels: Labels, arrangement: Arrangement) -> Fields:
     """What every wording has: the options, the last round, and the answer format."""
     points = game.points(*state)
-    listing, answer, _, _ = arrangement.orders()
+    listing, answer, _, _ = arrangement.orders()  # each "CD" or "DC"
     fields: Fields = {}
     for field, move in zip(("listed_first", "listed_second"), listing, strict=True):
         fields[field] = (field, labels.of(move))
@@ -161,7 +161,7 @@ def _common_fields(state: str, game: Game, labels: Labels, arrangement: Arrangem
 def _payoff_fields(game: Game, labels: Labels, arrangement: Arrangement) -> Fields:
     """The payoffs as a table (own moves down, the other's across), and as one sentence a cell."""
     _, _, rows, columns = arrangement.orders()
-    fields: Fields = {}
+    fields: Fields = {}  # the wording's template takes those it needs
     for i, own in enumerate(rows, 1):
         fields[f"row_{i}"] = (f"row_{i}", labels.of(own))
         fields[f"column_{i}"] = (f"column_{i}", labels.of(columns[i - 1]))
@@ -179,7 +179,7 @@ def fill(template: str, fields: Fields) -> tuple[str, tuple[tuple[str, int, int]
     for literal, name, _, _ in string.Formatter().parse(template):
         role, words = fields[name] if name is not None else ("", "")
         text += literal
-        if words:
+        if words:  # what is left out leaves no span
             spans.append((role, len(text), len(text) + len(words)))
         text += words
     return text, tuple(spans)
@@ -216,7 +216,7 @@ def build(
         fields["temptation"] = ("temptation", _TEMPTATION.format(label=labels.defect, gained=gained, usual=usual))
     text, spans = fill(WORDINGS[wording] + _CLOSING, fields)
     matrix = tuple(game.payoffs[cell][0] for cell in STATES)  # R, S, T, P
-    swaps = "".join("01"[swapped] for swapped in astuple(arrangement))
+    swaps = "".join("01"[swapped] for swapped in astuple(arrangement))  # "0110": answer and rows
     id = id or f"{state}-{wording}-{swaps}-{''.join(map(str, matrix))}"
     return Prompt(id, text, state, game.name, matrix, wording, labels, arrangement, spans=spans)
 
@@ -255,7 +255,7 @@ def scenario_set(labels: Labels | Sequence[str] = ("action1", "action2"), per_sc
     prompts = []
     for scenario in SCENARIOS:
         for k, (wording, m, *swaps) in enumerate(grid[:per_scenario]):
-            tempted = scenario == "CC_temptation"
+            tempted = scenario == "CC_temptation"  # the only scenario that is not just a state
             name = f"{scenario}/{'v' if k < 3 else 'x'}{k}"
             arrangement = Arrangement(*map(bool, swaps))
             prompt = build(scenario[:2], dilemma(*matrices[m]), wording, labels, tempted, arrangement, name)
@@ -293,7 +293,7 @@ def training_prompt(state: str, rng, matrices: Sequence[Sequence[int]], wordings
             f"The matrix {list(matrix)} (R, S, T, P) is held out for testing ({HELD_OUT_FILE.name}) and cannot be "
             "trained on. Take it out of `training.matrices` in the profile."
         )
-    wording = wordings[int(rng.integers(len(wordings)))]
+    wording = wordings[int(rng.integers(len(wordings)))]  # the order of the draws is part of a run's random stream
     arrangement = Arrangement(*rng.integers(2, size=4).astype(bool).tolist())
     return build(state, dilemma(*matrix), wording, labels, arrangement=arrangement)
 
