@@ -134,35 +134,3 @@ def _by_cluster(values: np.ndarray, clusters: Sequence | None) -> tuple[np.ndarr
 
 
 # --- going: see runs.differ and the chapter on training ------------------------------------------------------------
-
-def departure(course: pd.Series, margin: float) -> float:
-    """Where a course leaves its beginning for good: the first place in its index (episodes, ascending) from which on
-    every value is more than ``margin`` away from the first value. NaN when the course ends within the margin."""
-    near = np.flatnonzero((course - course.iloc[0]).abs() <= margin)  # never empty: the beginning is near itself
-    return float(course.index[near[-1] + 1]) if near[-1] + 1 < len(course) else float("nan")
-
-
-def foresight(table: pd.DataFrame, draws: int = 1_000, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
-    """How much of where runs end could be read off them earlier. ``table`` has columns run, state, episode and
-    p_defect; the last episode is the end. One row per episode and measure: ``same choice`` (share of runs and states
-    on the side of one half on which they end) and ``rank correlation`` (Spearman's, over runs and states, with the
-    end; NaN where one of the two does not vary), as ``value``, ``low``, ``high``: a bootstrap interval that draws
-    whole runs, so it says what other runs of the same variants might have shown. One run has no interval."""
-    wide = table.pivot_table(index="episode", columns=["run", "state"], values="p_defect")
-    runs = table["run"].nunique()
-    p = wide.to_numpy().reshape(len(wide), runs, -1)  # [episode, run, state]
-    random = np.random.default_rng(seed)
-    drawn = np.vstack([np.arange(runs), random.integers(runs, size=(draws, runs))])  # the first draw is the runs
-    same = ((p > 0.5) == (p[-1] > 0.5)).mean(axis=2)[:, drawn].mean(axis=2)  # [episode, draw]
-    ranks = rankdata(p[:, drawn].reshape(len(p), len(drawn), -1), axis=2)  # [episode, draw, run x state]
-    ranks -= ranks.mean(axis=2, keepdims=True)
-    length = np.sqrt((ranks**2).sum(axis=2))
-    with np.errstate(invalid="ignore"):
-        rho = (ranks * ranks[-1]).sum(axis=2) / (length * length[-1])
-    rows = []
-    for measure, values in (("same choice", same), ("rank correlation", rho)):
-        for episode, found in zip(wide.index, values, strict=True):
-            spread = found[1:][np.isfinite(found[1:])] if runs > 1 else []
-            low, high = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2]) if len(spread) else (np.nan, np.nan)
-            rows.append((measure, episode, found[0], low, high))
-    return pd.DataFrame(rows, columns=["measure", "episode", "value", "low", "high"])
