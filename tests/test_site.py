@@ -15,12 +15,13 @@ sys.path.insert(0, str(ROOT / "tools"))
 import browser_check  # noqa: E402
 import build_site  # noqa: E402
 import lint  # noqa: E402
+import registry  # noqa: E402
 
 INTRO = """# A book
 
 $$\\Delta = \\log P$$
 
-A [chapter](../notebooks/01_one.ipynb), a {cite}`someone`, a table:
+A [chapter](../notebooks/study/one.ipynb), [another](../notebooks/motives/two.ipynb), a {cite}`someone`, a table:
 
 | state | p_defect |
 | --- | --- |
@@ -28,7 +29,7 @@ A [chapter](../notebooks/01_one.ipynb), a {cite}`someone`, a table:
 
 ```{admonition} What this run shows
 :class: results
-It found {glue:text}`../notebooks/01_one.ipynb::found:s`.
+It found {glue:text}`../notebooks/study/one.ipynb::found:s`, and {glue:text}`../notebooks/motives/two.ipynb::more:s`.
 ```
 
 ```{bibliography}
@@ -61,10 +62,18 @@ def book(tmp_path_factory):
     shutil.copytree(ROOT / "book" / "_static", folder / "book" / "_static")
     (folder / "book" / "intro.md").write_text(INTRO)
     (folder / "book" / "references.bib").write_text("@misc{someone, title={T}, author={Some One}, year={2020}}\n")
-    (folder / "_toc.yml").write_text("format: jb-book\nroot: book/intro\nchapters:\n- file: notebooks/01_one\n")
-    (folder / "executed").mkdir()
-    nbformat.write(stored_notebook(), folder / "executed" / "01_one.ipynb")
-    (folder / "executed" / ".01_one.partial-1.ipynb").write_text("half")
+    contents = (
+        "format: jb-book\nroot: book/intro\nchapters:\n- file: notebooks/study/one\n- file: notebooks/motives/two\n"
+    )
+    (folder / "_toc.yml").write_text(contents)
+    for path, title in {"study/one": "One", "motives/two": "Two", "runs/train": "Train"}.items():
+        stored, executed = folder / "notebooks" / f"{path}.ipynb", folder / "executed" / f"{path}.ipynb"
+        for file in (stored, executed):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        cells = [nbformat.v4.new_markdown_cell(f"# {title}")]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"rewired": {}}), stored)
+    nbformat.write(stored_notebook(), folder / "executed" / "study" / "one.ipynb")
+    (folder / "executed" / "study" / ".one.partial-1.ipynb").write_text("half")
     return folder, build(folder)
 
 
@@ -83,7 +92,15 @@ def test_the_book_builds_without_a_warning(book):
     folder, status = book
     assert status == 0
     page = (folder / "_build" / "html" / "book" / "intro.html").read_text()
-    assert "much" in page and (folder / "_build" / "html" / "notebooks" / "01_one.html").is_file()
+    assert "much" in page and (folder / "_build" / "html" / "notebooks" / "study" / "one.html").is_file()
+
+
+def test_a_chapter_that_was_not_built_has_a_page(book):
+    """Links to it lead somewhere, and a text that would take a sentence from it shows a dash."""
+    site = book[0] / "_build" / "html"
+    assert "is not part of this build" in (site / "notebooks" / "motives" / "two.html").read_text()
+    page = (site / "book" / "intro.html").read_text()
+    assert re.search(r'href="\.\./notebooks/motives/two\.html"', page) and re.search(r"much.*, and .*–", page)
 
 
 def test_pages_fetch_nothing_from_another_host(book):
@@ -119,7 +136,7 @@ def test_buttons_appear_with_the_address_of_the_repository():
 def test_the_table_of_contents_names_what_is_there():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
     named = [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
-    stored = [f"notebooks/{file.stem}" for file in (ROOT / "notebooks").glob("*.ipynb")]
+    stored = [f"notebooks/{chapter.path}" for chapter in registry.chapters(ROOT).values()]
     prose = [f"book/{file.stem}" for file in (ROOT / "book").glob("*.md")]
     assert sorted(named) == sorted(stored + prose)
 
