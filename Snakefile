@@ -142,7 +142,7 @@ rule site:
     input:
         chapters=[f"{R}/notebooks/{chapter.path}.ipynb" for chapter in BUILT.values()],
         pages=PAGES,
-        settings=["_config.yml", "_toc.yml", "tools/build_site.py"],
+        settings=["_config.yml", "_toc.yml", "tools/build_site.py", "tools/registry.py"],
     output: "_build/html/.built"  # a mark, so that the old pages stand until the new ones take their place
     params: name=P.name
     shell: f"python tools/build_site.py {R}/notebooks"
