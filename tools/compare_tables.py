@@ -16,7 +16,11 @@ import numpy as np
 import pandas as pd
 
 TOLERANCE = 1e-5
-RENAMED: dict[str, dict[str, str]] = {"interactions_runs": {"mean": "distance"}}
+RENAMED: dict[str, dict[str, str]] = {
+    "interactions_runs": {"mean": "distance"},
+    "attention_reach": {"hidden": "blocked"},
+    "attention_use": {"knock-out": "knockout"},
+}
 """{new table: {old column: new column}}"""
 
 
