@@ -30,11 +30,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def code_cells(chapter: str) -> tuple[tuple[str, dict, tuple[str, ...]], ...]:
     """(source, what its metadata say about it, its tags) of every code cell of a chapter, in order."""
     (file,) = (ROOT / "notebooks").glob(f"*/{chapter}.ipynb")
-    return in_file(file)
-
-
-def in_file(file: Path) -> tuple[tuple[str, dict, tuple[str, ...]], ...]:
-    """The same of any notebook."""
     cells = [cell for cell in json.loads(file.read_text())["cells"] if cell["cell_type"] == "code"]
     return tuple(
         ("".join(cell["source"]), cell["metadata"].get("rewired", {}), tuple(cell["metadata"].get("tags", ())))
@@ -79,16 +74,15 @@ def execute(cells: list[tuple[str, list[str]]], frames: dict, known: dict) -> di
     return made
 
 
-def run(chapter: str, claim: str, variants=None, seeds=None, patched=None, file: Path | None = None, **frames) -> dict:
+def run(chapter: str, claim: str, variants=None, seeds=None, patched=None, **frames) -> dict:
     """What the chapter's cell gives for ``claim``: original, right, yardstick (None for no number) and cannot.
 
-    ``frames``: exactly what the cell's metadata name. ``variants``, ``seeds``, ``patched`` pairs: of the profile.
-    ``file``: a notebook elsewhere that stands for the chapter's."""
+    ``frames``: exactly what the cell's metadata name. ``variants``, ``seeds``, ``patched`` pairs: of the profile."""
     changes = {"training.variants": variants, "training.seeds": seeds, "patching.pairs": patched}
     both = book(chapter, **{key: value for key, value in changes.items() if value is not None})
     cells = [
         (source, about["from"])
-        for source, about, tags in (in_file(file) if file else code_cells(chapter))
+        for source, about, tags in code_cells(chapter)
         if "claims" in tags and claim in about["claims"]
     ]
     assert cells, f"no cell of {chapter} gives the numbers of {claim!r}"

@@ -1,8 +1,6 @@
 """The register of claims, its schema, and the rules that turn numbers into verdicts."""
 
-import json
 import math
-import re
 
 import claim_cells
 import pandas as pd
@@ -175,29 +173,6 @@ def test_an_artefact_needs_the_name_of_its_trap(tmp_path):
 def test_every_verdict_can_be_reached(tmp_path, given, measuring, here):
     row = claims.judge(register(tmp_path, trap="no null"), given).iloc[0]
     assert (row["measuring"], row["here"]) == (measuring, here)
-
-
-def test_the_recipe_for_a_claim_word_for_word(tmp_path):
-    """CONTRIBUTING.md: one entry in the register, one cell in the chapter, and the claim is judged."""
-    recipe = (claim_cells.ROOT / "CONTRIBUTING.md").read_text().partition("## Add a claim")[2].partition("\n## ")[0]
-    entry, code, metadata = re.findall(r"```\w+\n(.*?)```", recipe, re.DOTALL)
-    file = tmp_path / "claims.yaml"
-    file.write_text(claims.CLAIMS.read_text() + "\n" + entry)
-    claim = claims.load(file).claims[-1]
-
-    notebook = json.loads((claim_cells.ROOT / "notebooks" / "study" / f"{claim.chapter}.ipynb").read_text())
-    cell = {"cell_type": "code", "metadata": json.loads(metadata), "source": code, "outputs": []}
-    notebook["cells"].insert(-1, cell)
-    copy = tmp_path / "chapter.ipynb"
-    copy.write_text(json.dumps(notebook))
-
-    rows = [("base", "CC_continue/v0", 0.2), ("base", "CC_continue/prose", 0.6), ("strategic", "CC_continue/v0", 1.0)]
-    measured = pd.DataFrame(rows, columns=["model", "prompt_id", "p_defect"])
-    got = claim_cells.run(claim.chapter, claim.id, file=copy, measured=measured)
-    assert got == {"original": 0.2, "right": 0.4, "yardstick": None, "cannot": ""}
-    only = claims.Register(groups=claims.load().groups, claims=(claim,))
-    row = claims.judge(only, numbers(got["original"], got["right"], claim=claim.id)).iloc[0]
-    assert (row["measuring"], row["here"]) == (HOLDS, HOLDS)
 
 
 # --- its rules -------------------------------------------------------------------------------------------------------
