@@ -26,9 +26,6 @@ from rewired.execute import start
 from rewired.profiles import ROOT, Profile
 from rewired.store import output_dir, read_table, results_dir, write_table
 
-# --- one chapter -----------------------------------------------------------------------------------------------------
-
-
 def chapter(
     name: str, profile: str | Path = "pocket", overrides: Mapping[str, Any] | Iterable[str] | None = None, **parameters
 ) -> "Chapter":
@@ -44,15 +41,10 @@ def chapter(
     listed = [f"{key} {value}" for key, value in parameters.items() if value not in ("", [], (), None)]
     if overrides:
         listed.append(f"overrides {overrides}")
-    where = f"notebooks/{place(name)}, profile {book.profile.name}"
-    _glue("made_by", ", ".join([where, *listed]))
+    files = [file.relative_to(ROOT) for file in ROOT.glob(f"notebooks/*/{name}.ipynb")]  # one: names are unique
+    place = files[0] if files else f"{name}.ipynb"
+    _glue("made_by", ", ".join([f"{place}, profile {book.profile.name}", *listed]))
     return book
-
-
-def place(name: str) -> str:
-    """A chapter's notebook as seen from ``notebooks/``: ``study/attribution.ipynb``. Names are unique."""
-    files = sorted((ROOT / "notebooks").glob(f"*/{name}.ipynb"))
-    return f"{files[0].parent.name}/{files[0].name}" if files else f"{name}.ipynb"
 
 
 class Chapter:
