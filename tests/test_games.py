@@ -62,9 +62,18 @@ def test_stated_optimum_is_the_better_move(name):
         assert function.optimum[state] == best
 
 
-@pytest.mark.parametrize("name", ["strategic", "deontological", "utilitarian", "hybrid"])
+OPTIMA = {  # after CC, CD, DC, DD
+    "strategic": ["D", "D", "D", "D"],
+    "deontological": ["C", None, "C", None],
+    "utilitarian": ["C", "C", "C", "C"],
+    "hybrid": ["C", "D", "C", "D"],
+}
+
+
+@pytest.mark.parametrize("name", OPTIMA)
 def test_the_best_moves_of_a_reward_are_its_optimum(name):
-    assert best_moves(REWARDS[name], GAMES["prisoners_dilemma"]) == dict(REWARDS[name].optimum)
+    stated = dict(zip(STATES, OPTIMA[name], strict=True))
+    assert best_moves(REWARDS[name], GAMES["prisoners_dilemma"]) == dict(REWARDS[name].optimum) == stated
 
 
 def test_the_best_moves_follow_the_payoffs():

@@ -40,10 +40,8 @@ def shared_beginnings(rows: Sequence[Tokens]) -> tuple[list[int], list[int]]:
 
 
 def _families(rows: Sequence[Tokens], reads: Sequence[Tokens], largest: int) -> list[tuple[int, list[int]]]:
-    """Groups of at most ``largest`` rows with the same first tokens: (length of the shared beginning, the rows).
-
-    A row joins the group before it if the shared beginning is at least half of the row and joining saves computation.
-    The beginning ends before the first position that is read."""
+    """Groups of at most ``largest`` rows with the same first tokens: (length of the shared beginning, the rows). A row
+    joins the group before it if the beginning is at least half of the row, ends before what is read, and saves work."""
     families: list[tuple[int, list[int]]] = []
     family: list[int] = []
     start = common = 0
@@ -83,9 +81,8 @@ def _batches(rows: Sequence[Tokens], reads: Sequence[Tokens], batch_size: int) -
 def hidden_states(
     model, rows: Sequence[Tokens], reads: Sequence[Tokens], batch_size: int
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Yields (indices, states) per batch: the rows' final hidden states at their positions ``reads`` (increasing).
-
-    States are [sum of the batch's reads, d_model] in fp32, row after row in the order of the indices."""
+    """Yields (indices, states) per batch: the rows' final hidden states at their positions ``reads``, row after row in
+    the order of the indices: [sum of the batch's reads, d_model] in fp32."""
     plain = network(model)
     decoder, device = plain.get_decoder(), plain.get_input_embeddings().weight.device
     for shared, families in _batches(rows, reads, batch_size):
@@ -127,9 +124,8 @@ def logits(model, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def answer_logits(
     model, contexts: Sequence[Tokens], answers: Sequence[Tokens], batch_size: int = 64
 ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
-    """Yields (pair, raw, capped): ``logits`` [token of the answer, vocabulary] before each token of the answer.
-
-    The answer's own tokens are fed in (teacher forcing). A context has at least one token."""
+    """Yields (pair, raw, capped): ``logits`` [token of the answer, vocabulary] before each token of the answer, which
+    are fed in one after another (teacher forcing). A context has at least one token."""
     readers: dict[tuple[tuple[int, ...], int], list[int]] = {}  # (text, first position read) -> pairs
     for pair, (context, answer) in enumerate(zip(contexts, answers, strict=True)):
         # the last token of the context predicts the first of the answer

@@ -66,8 +66,6 @@ GAMES: dict[str, Game] = {
 """The study's five games with their true payoffs, and a sixth (the last) that its code defines and never plays."""
 
 
-# --- opponents -----------------------------------------------------------------------------------------------------
-
 OPPONENTS: dict[str, Callable] = {
     "tit_for_tat": lambda own_last, rng: own_last,
     "random": lambda own_last, rng: MOVES[int(rng.integers(2))],
@@ -75,9 +73,6 @@ OPPONENTS: dict[str, Callable] = {
     "always_defect": lambda own_last, rng: "D",
 }
 """name -> f(own_last, rng) -> move. ``own_last`` is the *learner's* previous move, so Tit-for-Tat is the identity."""
-
-
-# --- rewards -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -93,9 +88,8 @@ class Turn:
 
 @dataclass(frozen=True)
 class Reward:
-    """A moral framework. ``study`` is its name in the study, ``optimum`` the best move per state against Tit-for-Tat
-    in the study's game (``None`` where the reward is the same for both moves). Call it with a Turn to get the reward
-    (float)."""
+    """A moral framework. ``study`` is its name in the study, ``optimum`` the `best_moves` in the study's game. Call it
+    with a Turn to get the reward (float)."""
 
     name: str
     title: str
@@ -124,41 +118,37 @@ def best_moves(reward: Callable[[Turn], float], game: Game) -> dict[str, str | N
     return best
 
 
-def reward(name: str, title: str, study: str = "", optimum: Mapping[str, str | None] | None = None):
-    """Decorator that adds ``f(turn) -> float`` to ``REWARDS`` under ``name``; see the module docstring. An ``optimum``
-    that is not stated is found by asking the function."""
+def reward(name: str, title: str, study: str = ""):
+    """Decorator that adds ``f(turn) -> float`` to ``REWARDS`` under ``name``; see the module docstring."""
 
     def register(function: Callable[[Turn], float]) -> Callable[[Turn], float]:
-        if optimum is None:
-            best = best_moves(function, GAMES["prisoners_dilemma"])
-        else:
-            best = dict.fromkeys(STATES) | dict(optimum)  # states that are not named: either move
+        best = best_moves(function, GAMES["prisoners_dilemma"])
         REWARDS[name] = Reward(name, title, study, MappingProxyType(best), function)
         return function
 
     return register
 
 
-@reward("strategic", title="Strategic", study="PT2", optimum={"CC": "D", "CD": "D", "DC": "D", "DD": "D"})
+@reward("strategic", title="Strategic", study="PT2")  # best: D after everything
 def strategic(turn: Turn) -> float:
     """The own payoff."""
     return turn.payoffs[0]
 
 
-@reward("deontological", title="Deontological", study="PT3_De", optimum={"CC": "C", "DC": "C"})
+@reward("deontological", title="Deontological", study="PT3_De")  # best: C after C; after D either
 def deontological(turn: Turn) -> float:
     """-3 for defecting on a player whose displayed move was to cooperate, else 0. No game payoff: after the other's
     defection both moves earn 0, so there the reward says nothing."""
     return -3.0 if turn.own == "D" and turn.state[1] == "C" else 0.0
 
 
-@reward("utilitarian", title="Utilitarian", study="PT3_Ut", optimum={"CC": "C", "CD": "C", "DC": "C", "DD": "C"})
+@reward("utilitarian", title="Utilitarian", study="PT3_Ut")  # best: C after everything
 def utilitarian(turn: Turn) -> float:
     """The sum of both players' payoffs."""
     return turn.payoffs[0] + turn.payoffs[1]
 
 
-@reward("hybrid", title="Hybrid", study="PT4", optimum={"CC": "C", "CD": "D", "DC": "C", "DD": "D"})
+@reward("hybrid", title="Hybrid", study="PT4")  # best: C after C, D after D
 def hybrid(turn: Turn) -> float:
     """The own payoff, minus 3 for betraying a displayed cooperator."""
     return turn.payoffs[0] + deontological(turn)

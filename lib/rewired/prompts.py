@@ -70,8 +70,7 @@ _MEANING = {
 
 @dataclass(frozen=True)
 class Labels:
-    """The words that stand for the two moves. Refused when equal, empty, or when one begins with the other (its
-    probability would then contain the other's)."""
+    """The words that stand for the two moves; neither begins with the other, or its probability would contain it."""
 
     cooperate: str = "action1"
     defect: str = "action2"
@@ -139,8 +138,7 @@ class Prompt:
         return names | told | words | asdict(self.arrangement)
 
 
-Fields = dict[str, tuple[str, str]]
-"""field of a template -> (role of its words, the words)"""
+Fields = dict[str, tuple[str, str]]  # field of a template -> (role of its words, the words)
 
 
 def _common_fields(state: str, game: Game, labels: Labels, arrangement: Arrangement) -> Fields:
@@ -194,10 +192,8 @@ def build(
     arrangement: Arrangement = Arrangement(),
     id: str | None = None,
 ) -> Prompt:
-    """One prompt: the last round was ``state`` of ``game`` (default: the study's), told in a ``wording``.
-
-    ``temptation`` adds the study's sentence on what defecting would have paid. Raises RewiredError for an unknown state
-    or wording."""
+    """One prompt: the last round was ``state`` of ``game`` (default: the study's), told in a wording. ``temptation``
+    adds what defecting would have paid. Raises RewiredError for an unknown state or wording."""
     if state not in STATES:
         raise choice("state", state, STATES)
     if wording not in WORDINGS:
@@ -223,8 +219,7 @@ def build(
 
 @cache
 def held_out() -> dict:
-    """``config/heldout.yaml``: the matrices, label pairs and templates that neither the pocket corpus nor the RL
-    prompts may contain."""
+    """``config/heldout.yaml``: matrices, label pairs and templates that neither corpus nor RL prompts may contain."""
     return yaml.safe_load(HELD_OUT_FILE.read_text())
 
 
@@ -271,11 +266,9 @@ def study_set(labels: Labels | Sequence[str] = ("action1", "action2")) -> list[P
 def held_out_set(
     labels: Labels | Sequence[str] = ("action1", "action2"), wordings: Sequence[str] = ("structured",)
 ) -> list[Prompt]:
-    """Prompts on matrices that no training saw: every held-out dilemma x state x wording, in four of the sixteen
-    arrangements of listing, answer, rows and columns.
-
-    Each factor is balanced and crossed with the others, but for one pair: four arrangements cannot part four factors,
-    so answer and columns swap together."""
+    """Prompts on matrices that no training saw: every held-out dilemma x state x wording, in four arrangements."""
+    # Each factor is balanced and crossed with the others, but for one pair: four arrangements cannot part four
+    # factors, so answer and columns swap together.
     arrangements = ((0, 0, 0, 0), (0, 1, 1, 1), (1, 0, 1, 0), (1, 1, 0, 1))
     prompts = []
     for state, matrix, wording, swaps in product(STATES, held_out_matrices(), wordings, arrangements):
@@ -299,8 +292,7 @@ def training_prompt(state: str, rng, matrices: Sequence[Sequence[int]], wordings
 
 
 def chat(tokenizer, prompt: "Prompt | str") -> list[int]:
-    """Token ids of the prompt as one user turn in the tokenizer's chat template, with the cue for the model's turn
-    and exactly one beginning-of-sequence token."""
+    """Tokens of the prompt as one user turn, with one beginning-of-sequence token and the cue for the model's turn."""
     text = prompt.text if isinstance(prompt, Prompt) else prompt
     message = {"role": "user", "content": text}
     rendered = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
