@@ -26,14 +26,8 @@ from rewired.games import STATES
 from rewired.store import atomic_path
 
 MODELS = ("base", "strategic", "deontological", "utilitarian", "hybrid")
-COLOURS = {
-    "base": "#5a5a5a",
-    "strategic": "#d55e00",
-    "deontological": "#0072b2",
-    "utilitarian": "#009e73",
-    "hybrid": "#cc79a7",
-}
-MARKERS = {"base": "o", "strategic": "s", "deontological": "^", "utilitarian": "D", "hybrid": "v"}
+COLOURS = dict(zip(MODELS, ("#5a5a5a", "#d55e00", "#0072b2", "#009e73", "#cc79a7"), strict=True))
+MARKERS = dict(zip(MODELS, "os^Dv", strict=True))
 # Colours and markers of anything that is not a model, in this order.
 OTHERS, OTHER_MARKERS = ("#332288", "#117733", "#999933", "#882255"), ("o", "s", "^", "D")
 INK, PALE, RED = "#222222", "#d9d9d9", "#b00020"
