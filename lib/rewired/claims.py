@@ -29,7 +29,7 @@ CLAIMS = ROOT / "book" / "claims.yaml"
 HOLDS, SIZE, ARTEFACT = "holds", "holds with another size", "artefact of the measurement"
 NOT, UNTESTED = "not supported", "cannot be tested in this profile"
 VERDICTS = (HOLDS, SIZE, ARTEFACT, NOT, UNTESTED)
-"""In words, as they stand in the table of verdicts; the first part's worst is ARTEFACT."""
+"""The five answers that a verdict can give."""
 
 
 # --- the schema ------------------------------------------------------------------------------------------------------
