@@ -131,6 +131,3 @@ def _by_cluster(values: np.ndarray, clusters: Sequence | None) -> tuple[np.ndarr
         return values, np.ones(len(values))
     groups = pd.Series(values).groupby(pd.factorize(np.asarray(clusters))[0])
     return groups.sum().to_numpy(), groups.size().to_numpy(dtype=float)
-
-
-# --- going: see runs.differ and the chapter on training ------------------------------------------------------------

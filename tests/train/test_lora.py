@@ -86,10 +86,6 @@ def test_a_choice_of_places_is_recorded_and_loads_again(tmp_path, monkeypatch):
         assert any("lora_" in name for name, _ in model.named_parameters())
 
 
-def test_run_json_says_nothing_of_places_that_were_not_chosen():
-    assert not {"layers", "modules"} & reinforce.settings(profile().training).keys()
-
-
 def test_a_log_holds_means_over_all_and_by_state():
     import pandas as pd
 

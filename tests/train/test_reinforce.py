@@ -157,7 +157,9 @@ def test_a_run_is_reproducible_and_complete(tmp_path):
     assert {"run.json", "log.parquet", "decisions.parquet", "policy.parquet"} <= one.keys()
     assert {"adapter/adapter_config.json", f"adapter/{models.ADAPTER}"} <= one.keys()
     assert any(name.startswith("checkpoints/episode-00000") for name in one) and not any("README" in n for n in one)
-    assert str(tmp_path) not in json.dumps(json.loads(one["run.json"])["training"])
+    settings = json.loads(one["run.json"])["training"]
+    assert str(tmp_path) not in json.dumps(settings)
+    assert not {"layers", "modules"} & settings.keys(), "places that were not chosen"
     other = files(reinforce.train(p, "hybrid", 2, tmp_path / "c"))
     assert one[f"adapter/{models.ADAPTER}"] != other[f"adapter/{models.ADAPTER}"]
     log = store.read_table(tmp_path / "a" / "log.parquet", p)

@@ -140,11 +140,11 @@ def implied_personas(model, tokenizer, labels=("action1", "action2"), n: int = 6
             for k, prompt in enumerate(prompts):
                 contexts.append(context_of(tokenizer, implied(rng, persona, how, prompt)))
                 rows.append((persona, how, prompt.scenario, alone[k]))
-    logp = []  # of the cooperate label and of the defect label, each [context]
-    for label in labels:
-        ids = decisions.label_ids(tokenizer, label)
-        logp.append(logprobs(model, contexts, [ids] * len(contexts), BATCH_SIZE))
-    delta = logp[1] - logp[0]
+    # both labels after every context; asked in one go, they share their forward passes
+    cooperate, defect = (decisions.label_ids(tokenizer, label) for label in labels)
+    count = len(contexts)
+    logp = logprobs(model, contexts * 2, [cooperate] * count + [defect] * count, BATCH_SIZE)
+    delta = logp[count:] - logp[:count]
     frame = pd.DataFrame(rows, columns=["persona", "how", "scenario", "p_defect_alone"])
     return frame.assign(p_defect=1 / (1 + np.exp(-delta)))
 

@@ -24,52 +24,37 @@ def stream(root: int, name: str, seed: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{root}/{name}/{seed}".encode()).digest()[:4], "big")
 
 
-# --- where an adapter sits -------------------------------------------------------------------------------------------
-
-
 def add_adapter(model, training: Training):
     """The model with a new, trainable adapter of rank ``training.lora_rank`` in the chosen places: a PEFT model.
 
     Raises RewiredError for a module or a layer that the model does not have."""
     from peft import LoraConfig, get_peft_model
 
-    settings = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=training.lora_rank,
-        lora_alpha=training.lora_alpha,
-        lora_dropout=training.lora_dropout,
-        target_modules=_modules(training.modules),
-        layers_to_transform=_layers(training.layers, model.config.num_hidden_layers),
-    )
-    return get_peft_model(model, settings)
-
-
-def _modules(names: tuple[str, ...] | None) -> list[str]:
-    for name in names or ():
+    count = model.config.num_hidden_layers
+    for name in training.modules or ():
         if name not in MODULES:
             raise choice("module in training.modules:", name, MODULES, "null stands for all of them.")
-    return list(names or MODULES)
-
-
-def _layers(numbers: tuple[int, ...] | None, count: int) -> list[int] | None:
-    for number in numbers or ():
+    for number in training.layers or ():
         if number >= count:
             raise RewiredError(
                 f"training.layers names layer {number}, but the model has {count} layers, 0 to {count - 1}. Set, for "
                 f"example, training.layers=[{count - 1}], or null for all of them."
             )
-    return list(numbers) if numbers else None
-
-
-# --- while it learns -------------------------------------------------------------------------------------------------
+    settings = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=training.lora_rank,
+        lora_alpha=training.lora_alpha,
+        lora_dropout=training.lora_dropout,
+        target_modules=list(training.modules or MODULES),
+        layers_to_transform=list(training.layers) if training.layers else None,
+    )
+    return get_peft_model(model, settings)
 
 
 def half_precision(device: torch.device, wanted: bool):
     """Matrix products in bf16, where they are ``wanted`` and the processor has them; weights and sums stay in fp32."""
-    if device.type == "cpu":
-        able = torch.cpu._is_avx512_bf16_supported()
-    else:
-        able = torch.cuda.is_bf16_supported()
+    cpu = device.type == "cpu"
+    able = torch.cpu._is_avx512_bf16_supported() if cpu else torch.cuda.is_bf16_supported()
     # no cache: it would keep serving the adapter as it was at the first update
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted and able, cache_enabled=False)
 
@@ -95,14 +80,11 @@ class Log:
 
 
 def diverged(what: str) -> RewiredError:
-    """The error for a training whose numbers are no longer numbers."""
+    """The error for a training whose numbers stop being numbers."""
     return RewiredError(
         f"Training diverged: {what}. Nothing was written. Lower training.learning_rate (or raise training.kl), for "
         "example with --set training.learning_rate=5e-4, and start again."
     )
-
-
-# --- what is written -------------------------------------------------------------------------------------------------
 
 
 def save_adapter(policy, folder: Path, base: str) -> None:

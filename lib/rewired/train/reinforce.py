@@ -2,15 +2,13 @@
 
 Many games run side by side. In each, the model reads the state and the payoffs and answers, and the opponent moves. The
 variant's reward is paid, and the two moves become the next state. After five steps a new game starts from random
-previous moves. (One long game against Tit-for-Tat would settle in mutual cooperation and never show what to do after a
-defection.) As in the study, every decision is a PPO sample of its own: no return crosses steps.
+previous moves: one long game against Tit-for-Tat would never show what to do after a defection. As in the study, every
+decision is a PPO sample of its own; no return crosses steps.
 
 PPO (Schulman et al. 2017, arXiv:1707.06347) itself is TRL's. Its reward model is here a game. Its value model is a
 linear head on the policy's own, detached, hidden states. Its reference model is the policy with the adapter switched
-off. Games start staggered, so that every batch holds first, second, … and last steps.
-
-``first_reward`` is for unlearning: every run is paid that reward for ``first_episodes`` episodes and its own from then
-on, while the adapter, the optimiser and the games simply go on.
+off. Games start staggered, so that every batch holds first, second, … and last steps. ``first_reward`` is for
+unlearning: every run is paid it for ``first_episodes`` episodes, and then the games go on under the run's own reward.
 
 Differences from the study, forced by today's TRL: an update sees one step of ``batch_size x gradient_accumulation``
 games instead of five steps of one game (the number of decisions and of Adam steps is the same), dropout is off, and
@@ -32,7 +30,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import torch
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
 from rewired.answers import PAD_TO
@@ -45,8 +43,6 @@ from rewired.prompts import Labels, Prompt, chat, held_out_set, scenario_set, tr
 from rewired.store import atomic_dir, write_table
 from rewired.train import lora
 
-# --- the games -------------------------------------------------------------------------------------------------------
-
 
 class LiveGames:
     """As many games as one update has decisions, played side by side against the profile's opponent.
@@ -57,14 +53,13 @@ class LiveGames:
 
     def __init__(self, training: Training, labels: Labels, variant: str, seed: int, count: int | None = None):
         self.training, self.labels = training, labels
-        own, first = get_reward(variant), training.first_reward
         # before and from training.first_episodes on
-        self.rewards = (get_reward(first) if first else own, own)
+        self.rewards = get_reward(training.first_reward or variant), get_reward(variant)
         self.opponent = get_opponent(training.opponent)
         self.random = np.random.default_rng(seed)
         self.history: list[tuple[str, str | None, float]] = []
         count = count or training.batch_size * training.gradient_accumulation
-        self.games = [self.new_game(step=i % training.steps_per_episode) for i in range(count)]
+        self.games = [self._new(step=i % training.steps_per_episode) for i in range(count)]
         self.waiting: list[dict] = []  # the games whose prompts were shown and not yet answered
 
     @property
@@ -75,20 +70,19 @@ class LiveGames:
     def reward(self) -> Reward:
         return self.rewards[self.episode >= self.training.first_episodes]
 
-    def new_game(self, step: int = 0) -> dict:
-        """Both previous moves and the matrix, at random."""
+    def _new(self, step: int = 0) -> dict:
         matrices = self.training.matrices
-        state = STATES[int(self.random.integers(4))]
+        state = STATES[int(self.random.integers(4))]  # both previous moves at random
         return {"state": state, "step": step, "matrix": matrices[int(self.random.integers(len(matrices)))]}
 
     def prompts(self) -> list[Prompt]:
         """One prompt per game: its state and matrix; the wording and all orders are drawn anew."""
         self.waiting = list(self.games)
-        return [self.prompt(game) for game in self.games]
-
-    def prompt(self, game: dict) -> Prompt:
-        """One prompt that shows a game, in an arrangement drawn at random."""
-        return training_prompt(game["state"], self.random, [game["matrix"]], self.training.wordings, self.labels)
+        shown = []
+        for game in self.games:
+            matrices, wordings = [game["matrix"]], self.training.wordings
+            shown.append(training_prompt(game["state"], self.random, matrices, wordings, self.labels))
+        return shown
 
     def play(self, answers: list[str]) -> list[float]:
         """One step of the next games that wait for an answer; their rewards."""
@@ -96,35 +90,25 @@ class LiveGames:
         return [self._step(game, answer) for game, answer in zip(playing, answers, strict=True)]
 
     def _step(self, game: dict, answer: str) -> float:
-        move = read_move(answer, self.labels)
-        other = self.opponent(game["state"][0], self.random)
-        reward = self.judge(game, move, other)
-        # an illegal answer leaves the own move as it was
-        game["state"] = (move or game["state"][0]) + other
-        game["step"] += 1
-        if game["step"] >= self.training.steps_per_episode:
-            game.update(self.new_game())
-        return reward
-
-    def judge(self, game: dict, move: str | None, other: str) -> float:
-        """What one decision earns under the reward in force, written into the history."""
+        state, move = game["state"], read_move(answer, self.labels)
+        other = self.opponent(state[0], self.random)
         if move is None:
             reward = ILLEGAL
         else:
             payoffs = dilemma(*game["matrix"]).points(move, other)
-            reward = self.reward(Turn(game["state"], move, other, payoffs))
-        self.history.append((game["state"], move, reward))
+            reward = self.reward(Turn(state, move, other, payoffs))
+        self.history.append((state, move, reward))
+        # an illegal answer leaves the own move as it was
+        game["state"] = (move or state[0]) + other
+        game["step"] += 1
+        if game["step"] >= self.training.steps_per_episode:
+            game.update(self._new())
         return reward
 
 
-# --- what TRL asks for -----------------------------------------------------------------------------------------------
-
-
 class GameReward(torch.nn.Module):
-    """The games in the shape of TRL's reward model: a *backbone* and a *score* of its output.
-
-    A reward model usually reads hidden states. A game reads the answer itself, so the backbone passes the token ids
-    through, and the score decodes them, plays, and gives the reward at every position (TRL picks one)."""
+    """The games in the shape of TRL's reward model. Its backbone passes the token ids through. Its score decodes the
+    answers, plays them, and gives the reward at every position (TRL picks one)."""
 
     base_model_prefix = "backbone"
 
@@ -153,8 +137,8 @@ class ValueHead(torch.nn.Module):
     def __init__(self, policy):
         super().__init__()
         self.head = torch.nn.Linear(policy.config.hidden_size, 1)
-        torch.nn.init.zeros_(self.head.weight)
-        torch.nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            torch.nn.init.zeros_(parameter)
         object.__setattr__(self, "policy", policy)  # not a submodule: its parameters are the policy's
 
     @torch.no_grad()
@@ -222,7 +206,7 @@ class Recorder(TrainerCallback):
             self.enter()
 
     def enter(self) -> None:
-        """An entry of the log: means since the last one, and p_defect measured now."""
+        """Make an entry of the log: means since the last one, and p_defect measured now."""
         episode, every = self.games.episode, self.games.training.log_every
         self.next_log = (episode // every + 1) * every
         for name in METRICS.values():
@@ -233,9 +217,6 @@ class Recorder(TrainerCallback):
         recent["legal"] = recent["move"].notna()
         self.log.by_state(episode, recent, ["reward", "legal"])
         self.log.by_state(episode, self.probe(), ["p_defect", "legal_mass"])
-
-
-# --- PPO -------------------------------------------------------------------------------------------------------------
 
 
 def ppo(policy, tokenizer, games: LiveGames, recorder: Recorder, seed: int, folder: Path):
@@ -268,7 +249,6 @@ def ppo(policy, tokenizer, games: LiveGames, recorder: Recorder, seed: int, fold
         optimizers=(torch.optim.Adam([adapter, head], lr=t.learning_rate), None),
         callbacks=[recorder],
     )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)  # it prints every update
     trainer.dataloader = Batches(games, reward, tokenizer)
 
     def both(**inputs):
@@ -297,9 +277,6 @@ def learn(trainer, device: torch.device, bf16: bool) -> None:
         gc.unfreeze()
 
 
-# --- one run ---------------------------------------------------------------------------------------------------------
-
-
 def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None = None) -> Path:
     """Train one variant and return the run's folder: adapter/, checkpoints/, log.parquet (episode, metric, state,
     value), decisions.parquet (the scenario prompts), policy.parquet (held-out prompts), run.json.
@@ -308,7 +285,7 @@ def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None 
     seed. With the same seed and number of threads on the same machine the files are the same byte for byte, except
     train.log.json, which holds the times. Raises RewiredError for a reward, opponent, layer or batch that cannot be,
     and for a training whose numbers stop being numbers."""
-    started = time.perf_counter(), time.process_time()
+    wall, cpu = time.perf_counter(), time.process_time()
     t, labels, batch_size = profile.training, Labels(*profile.prompts.labels), profile.decisions.batch_size
     refuse(t, variant)
     transformers_logging.set_verbosity_error()
@@ -341,23 +318,21 @@ def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None 
         for name, frame in tables.items():
             write_table(frame, folder / f"{name}.parquet", profile)
         about = {"variant": variant, "seed": seed, "profile": profile.name, "base": base}
-        lora.write_json(folder / "run.json", about | hashes(folder) | {"training": settings(t)})
-        wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
-        times = {"wall_seconds": wall, "cpu_seconds": cpu, "threads": profile.threads}
-        lora.write_json(folder / "train.log.json", times)
+        lora.write_json(folder / "run.json", about | describe(folder, t))
+        times = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+        lora.write_json(folder / "train.log.json", times | {"threads": profile.threads})
     return out_dir
 
 
 def refuse(training: Training, variant: str) -> None:
     """RewiredError for a request that cannot be trained, before anything is loaded."""
-    get_reward(variant)
-    get_reward(training.first_reward or variant)
+    for name in (variant, training.first_reward or variant):
+        get_reward(name)
     get_opponent(training.opponent)
     if training.batch_size % training.minibatches:
         raise RewiredError(
             f"training.batch_size is {training.batch_size} and training.minibatches {training.minibatches}: the batch "
-            "cannot be cut into that many equal parts. Set, for example, training.batch_size=40 and "
-            "training.minibatches=4."
+            "cannot be cut into that many equal parts. Set, for example, 40 and 4."
         )
 
 
@@ -366,16 +341,14 @@ def probe_set(prompts: list[Prompt]) -> list[Prompt]:
     chosen = []
     for state in STATES:
         same = [prompt for prompt in prompts if prompt.state == state]
-        places = sorted({9 * k % len(same) for k in range(4)})
-        chosen += [same[k] for k in places]
+        chosen += [same[k] for k in sorted({9 * k % len(same) for k in range(4)})]
     return chosen
 
 
 def probe(policy, tokenizer, labels: Labels, batch_size: int) -> pd.DataFrame:
     """`measure` on the probe set, always in the weights' own precision."""
-    prompts = probe_set(held_out_set(labels))
     with torch.autocast(policy.device.type, enabled=False):
-        return measure(policy, tokenizer, prompts, batch_size, forms=False)
+        return measure(policy, tokenizer, probe_set(held_out_set(labels)), batch_size, forms=False)
 
 
 def examine(policy, tokenizer, labels: Labels, batch_size: int) -> dict[str, pd.DataFrame]:
@@ -387,16 +360,10 @@ def examine(policy, tokenizer, labels: Labels, batch_size: int) -> dict[str, pd.
     return {"decisions": decisions, "policy": held_out}
 
 
-def hashes(folder: Path) -> dict:
-    """sha256 of the adapter and of every checkpoint in a run's folder."""
-    checkpoints = {}
-    for checkpoint in sorted(folder.glob("checkpoints/*")):
-        checkpoints[checkpoint.name] = file_hash(checkpoint / ADAPTER)
-    return {"adapter": file_hash(folder / "adapter" / ADAPTER), "checkpoints": checkpoints}
-
-
-def settings(training: Training) -> dict:
-    """The profile's training section as run.json records it: without the lists of runs, and without a choice of places
-    that was not made."""
-    unset = {key for key in ("modules", "layers") if getattr(training, key) is None}
-    return training.model_dump(mode="json", exclude={"variants", "seeds", *unset})
+def describe(folder: Path, training: Training) -> dict:
+    """For run.json: sha256 of the adapter and of every checkpoint, and the profile's training section."""
+    checkpoints = {file.parent.name: file_hash(file) for file in sorted(folder.glob(f"checkpoints/*/{ADAPTER}"))}
+    # places that were not chosen are left out, as are the lists of all runs
+    open_places = {key for key in ("modules", "layers") if getattr(training, key) is None}
+    settings = training.model_dump(mode="json", exclude={"variants", "seeds", *open_places})
+    return {"adapter": file_hash(folder / "adapter" / ADAPTER), "checkpoints": checkpoints, "training": settings}

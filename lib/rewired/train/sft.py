@@ -10,8 +10,10 @@ trained on the assistant's turns, each with its end-of-turn token: what the user
 import math
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import set_seed
 
+from rewired.answers import softcap
 from rewired.errors import RewiredError
 from rewired.models import network
 from rewired.profiles import Training
@@ -48,13 +50,9 @@ def encode(tokenizer, chat: list[Message]) -> tuple[list[int], list[bool]]:
 
 def pad(rows: list[tuple[list[int], list[bool]]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids, answer) of several chats, both [row, position]: padded on the right, where causality hides it."""
-    length = max(len(ids) for ids, _ in rows)
-    ids = torch.zeros(len(rows), length, dtype=torch.long, device=device)
-    answer = torch.zeros(len(rows), length, dtype=torch.bool, device=device)
-    for k, (tokens, marks) in enumerate(rows):
-        ids[k, : len(tokens)] = torch.tensor(tokens, device=device)
-        answer[k, : len(marks)] = torch.tensor(marks, device=device)
-    return ids, answer
+    ids = pad_sequence([torch.tensor(tokens) for tokens, _ in rows], batch_first=True)
+    answer = pad_sequence([torch.tensor(marks) for _, marks in rows], batch_first=True)
+    return ids.to(device), answer.to(device)
 
 
 def answer_loss(model, ids: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
@@ -65,9 +63,7 @@ def answer_loss(model, ids: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
     hidden = causal.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # [row, position, d_model]
     target, read = ids[:, 1:], answer[:, 1:]  # what follows each position
     logits = causal.get_output_embeddings()(hidden[read]).float()  # [answer token, vocabulary]
-    cap = getattr(causal.config, "final_logit_softcapping", None)
-    if cap:
-        logits = cap * torch.tanh(logits / cap)
+    logits = softcap(logits, getattr(causal.config, "final_logit_softcapping", None))
     return torch.nn.functional.cross_entropy(logits, target[read], reduction="none").mean()
 
 
