@@ -77,7 +77,7 @@ def test_the_axes_of_a_pattern(gemma):
     shape = (4, 2, len(pattern.roles), 2, 8)
     assert tuple(pattern.values.shape) == shape and pattern.layers == (2, 0) and pattern.roles[-1] == "rest"
     weights = pattern.to_frame().set_index(["prompt_id", "position", "role", "layer", "head"])["weight"]
-    names = (pattern.prompts["prompt_id"], pattern.positions, pattern.roles, pattern.layers, range(8))
+    names = (pattern.prompts, pattern.positions, pattern.roles, pattern.layers, range(8))
     count = 0
     spans = [attention.spans(tokenizer, prompt) for prompt in brute.PROMPTS[:4]]
     for place in product(*map(range, shape)):
@@ -88,7 +88,6 @@ def test_the_axes_of_a_pattern(gemma):
             count += 1
             assert weights[name] == pattern.values[place].item()
     assert count == len(weights)
-    assert (pattern.prompts["scenario"] == [prompt.scenario for prompt in brute.PROMPTS[:4]]).all()
 
 
 def test_both_positions_at_once_are_each_alone(gemma, monkeypatch):
@@ -99,7 +98,7 @@ def test_both_positions_at_once_are_each_alone(gemma, monkeypatch):
     keys = ["prompt_id", "position", "role", "layer", "head"]
     for position, part in both.groupby("position"):
         alone = attention.pattern(model, tokenizer, brute.PROMPTS[:3], at=[position]).to_frame()
-        joined = part.merge(alone, on=[*keys, "scenario"], validate="one_to_one")
+        joined = part.merge(alone, on=keys, validate="one_to_one")
         assert len(joined) == len(part) == len(alone)
         assert np.allclose(joined["weight_x"], joined["weight_y"], atol=1e-6)
 

@@ -1,13 +1,10 @@
 """What a position looks at, and what happens without it: attention patterns and attention knockout.
 
 The attention *pattern* of a head says how a position spreads a weight of one over itself and what stands before it. A
-prompt knows where each of its fields stands (`Prompt.spans`: the own move, the other's move, each payoff …). So the
-attention to "the other player's displayed move" is a sum over known tokens, and no search for words.
-
-A pattern says where a head looks, not whether that matters. *Attention knockout* (Geva et al. 2023) blocks some words:
-minus infinity is added to their scores before the softmax, so that they get no attention and the rest still sums to
-one. What is measured is the decision. The words are blocked for the decision step alone, where nothing but that step
-is computed again, or for all positions, in whole forward passes.
+prompt knows where each of its fields stands (`Prompt.spans`), so the attention to the other player's displayed move is
+a sum over known tokens. A pattern says where a head looks, not whether that matters. *Attention knockout* (Geva et al.
+2023) blocks some words: minus infinity is added to their scores before the softmax, and the decision is read. They are
+blocked for the decision step alone, where nothing else is computed again, or for all positions, in whole passes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,22 +57,17 @@ def spans(tokenizer, prompt: Prompt) -> dict[str, list[int]]:
 class Pattern:
     """The attention that positions of prompts pay to the words of each role. Over all roles it sums to 1."""
 
-    prompts: pd.DataFrame  # prompt_id and scenario, one row a prompt
+    prompts: tuple[str, ...]  # their ids
     positions: tuple[str, ...]
     roles: tuple[str, ...]  # the last is `REST`, what belongs to no other
     layers: tuple[int, ...]
     values: torch.Tensor  # [prompt, position, role, layer, head], fp64; NaN where the prompt has no such words
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per prompt, position, role that the prompt has, layer and head: prompt_id, scenario, position, role,
-        layer, head and ``weight``, the attention."""
-        levels = [self.prompts["prompt_id"], self.positions, self.roles, self.layers, range(self.values.shape[-1])]
+        """One row per prompt, position, role that the prompt has, layer and head; ``weight`` is the attention."""
+        levels = [self.prompts, self.positions, self.roles, self.layers, range(self.values.shape[-1])]
         place = pd.MultiIndex.from_product(levels, names=["prompt_id", "position", "role", "layer", "head"])
-        weights = pd.Series(self.values.flatten().numpy(), index=place, name="weight")
-        frame = weights.dropna().reset_index()
-        scenario = frame["prompt_id"].map(self.prompts.set_index("prompt_id")["scenario"])
-        frame.insert(1, "scenario", scenario)
-        return frame
+        return pd.Series(self.values.flatten().numpy(), index=place, name="weight").dropna().reset_index()
 
 
 @torch.no_grad()
@@ -113,7 +105,7 @@ def pattern(
                 for k in range(len(roles)):
                     if roles[k] in words:
                         values[i, p, k] = patterns[:, r, p, :, words[roles[k]]].sum(-1)  # [layer, head]
-    return Pattern(encoded.frame(), tuple(at), tuple(roles), tuple(layers), values)
+    return Pattern(tuple(prompt.id for prompt in prompts), tuple(at), tuple(roles), tuple(layers), values)
 
 
 @dataclass(frozen=True)
@@ -169,8 +161,7 @@ def knockout(
     layers: Sequence[int] | None = None,
 ) -> pd.DataFrame:
     """The decision when the words of each block of ``plan`` (see `blocks`) get no attention in ``layers`` (default:
-    all). ``queries``: they are blocked for the ``"decision"`` step alone, or for ``"all"`` positions. In the first case
-    earlier positions still see everything and may have carried the words along.
+    all) from the ``"decision"`` step alone (earlier positions may carry them along), or from ``"all"`` positions.
 
     One row per block and prompt that has such words: prompt_id, scenario, group, draw, ``tokens`` (how many are
     blocked), delta_before, delta, ``effect`` = delta - delta_before (logits; positive = toward defection) and ``flip``
@@ -188,9 +179,8 @@ def knockout(
     error = np.abs(deltas[0] - recording.delta)
     if not (error <= recording.tolerance(parts)).all():
         raise RewiredError(
-            f"Attention knockout cannot be trusted here: with nothing blocked, delta is off by {error.max():.3g} "
-            "logits. This model computes something that rewired.tracing.packed does not; use queries='all', which "
-            "runs the model itself."
+            f"Attention knockout cannot be trusted here: with nothing blocked, delta is off by {error.max():.3g}, "
+            "since rewired.tracing.packed does not know this model; use queries='all', which runs the model itself."
         )
     frames = []
     for block, after in zip(plan, deltas[1:], strict=True):
@@ -207,7 +197,7 @@ def _at_decision(parts: Anatomy, recording: Recording, plan: Sequence[Block], la
     rows = recording.encoded.rows
     deltas = np.empty((len(plan), len(rows)))
     for tree in recording.trees:
-        masks = []  # for each prompt of the tree: [block, position], True = blocked
+        masks = []  # one a prompt: [block, position], True = blocked
         for i in tree.prompts:
             mask = torch.zeros(len(plan), len(rows[i]), dtype=torch.bool)
             for b, block in enumerate(plan):
@@ -244,8 +234,8 @@ def _everywhere(parts: Anatomy, recording: Recording, plan: Sequence[Block], lay
 
 
 def _require_eager(parts: Anatomy) -> None:
-    if parts.decoder.config._attn_implementation != "eager":
+    used = parts.decoder.config._attn_implementation
+    if used != "eager":
         raise RewiredError(
-            f"Attention patterns exist only with attn_implementation='eager', and this model was loaded with "
-            f"{parts.decoder.config._attn_implementation!r}. Load it with `models.load_base`, or pass 'eager'."
+            f"Attention patterns need attn_implementation='eager', and this model has {used!r}; see `models.load_base`."
         )
