@@ -220,7 +220,11 @@ def test_a_card_holds_what_a_reader_needs(tmp_path):
     for text in ("Toys are large.", "a toy box", "mean size of toys", "Their sum", "Chance.", ARTEFACT, "no null", NOT,
                  'href="../study/weights.html"', WHY, 'id="claim-toy"'):  # fmt: skip
         assert text in card, text
-    assert "nan" not in card and "{" not in card
+    assert "nan" not in card and "{" not in card and "Why not tested" not in card
+
+    untested = claims.judge(register(tmp_path), numbers(math.nan, math.nan, cannot="it has no toys")).iloc[0]
+    card = page("card")(register(tmp_path).claims[0], untested)
+    assert "Why not tested" in card and "it has no toys" in card and UNTESTED in card and "nan" not in card
 
 
 def test_the_page_says_which_model_it_decides_about():
