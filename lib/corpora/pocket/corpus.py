@@ -28,6 +28,7 @@ BASE_COOPERATION = {"CC": 0.74, "CD": 0.46, "DC": 0.64, "DD": 0.50, None: 0.62}
 QUESTION_SHIFT = {"none": 0.0, "score": -0.08, "fair": 0.12}
 TEMPTATION_SHIFT = -0.06
 
+# what labels are made of: a stem with a digit or a letter, a word, a letter, or two words
 STEMS = "action action action option move choice plan card door path button key box road gate tool flag number".split()
 WORDS = (
     "red blue green black white left right up down sun moon rain wind stay go north south east west "
@@ -45,6 +46,7 @@ def templates() -> dict:
 
 def vary(template: str, rng: Random) -> str:
     """One reading of a template: every ``[x|y|z]`` becomes one of its alternatives."""
+    # innermost brackets only: alternatives do not nest
     return re.sub(r"\[([^\[\]]*)\]", lambda m: rng.choice(m[1].split("|")), template)
 
 
@@ -60,6 +62,7 @@ def draw_labels(rng: Random) -> tuple[str, str]:
     never, pairs = set(held_out()["labels"]["never"]), {frozenset(p) for p in held_out()["labels"]["pairs"]}
     while True:
         kind = rng.random()
+        # the study's pair; a stem with two digits or letters; letters; words
         if kind < 0.10:
             pair = ["action1", "action2"]
         elif kind < 0.55:
@@ -76,6 +79,7 @@ def draw_labels(rng: Random) -> tuple[str, str]:
             pair = rng.sample(WORDS, 2)
         rng.shuffle(pair)
         a, b = pair
+        # not held out, and neither the beginning of the other
         if never.isdisjoint(pair) and frozenset(pair) not in pairs and not (a.startswith(b) or b.startswith(a)):
             return a, b
 
@@ -103,21 +107,22 @@ def draw_payoffs(rng: Random) -> Payoffs:
     while True:
         kind = rng.random()
         if kind < 0.70:  # symmetric: R, S, T, P
-            if kind < 0.35:
+            if kind < 0.35:  # prisoner's dilemma
                 S, P, R, T = sorted(rng.sample(range(10), 4))
             elif kind < 0.45:  # stag hunt
                 S, P, T, R = sorted(rng.sample(range(10), 4))
             elif kind < 0.55:  # chicken
                 P, S, R, T = sorted(rng.sample(range(10), 4))
-            else:
+            else:  # any symmetric game
                 R, S, T, P = (rng.randrange(10) for _ in range(4))
             payoffs = (((R, R), (S, T)), ((T, S), (P, P)))
         elif kind < 0.80:  # coordination, also of the Bach or Stravinsky kind
             (a, b), (c, d) = rng.sample(range(2, 10), 2), rng.sample(range(2, 10), 2)
             low = rng.randrange(2)
             payoffs = (((a, b), (low, low)), ((low, low), (c, d)))
-        else:
+        else:  # any game
             payoffs = tuple(tuple((rng.randrange(10), rng.randrange(10)) for _ in range(2)) for _ in range(2))
+        # either label may be the kind one
         if rng.random() < 0.5:
             payoffs = tuple(row[::-1] for row in payoffs[::-1])
         if matrix_key(payoffs) not in held_out_keys():
@@ -141,6 +146,7 @@ class Scene:
     text: str = field(default="")
 
     def __post_init__(self):
+        # the selfish move can pay me most, the kind one can pay the other most
         if self.payoffs:
             self.selfish = _best_row([[cell[0] for cell in row] for row in self.payoffs])
             self.kind = _best_row([[cell[1] for cell in row] for row in self.payoffs])
@@ -165,6 +171,7 @@ def _best_row(values) -> int | None:
 def table(s: "Scene", rng: Random, cells: list[str]) -> str:
     """The payoffs as a table, my moves as rows, rows and columns in random order, in one of the ``cells`` templates."""
     rows, columns = rng.sample((0, 1), 2), rng.sample((0, 1), 2)
+    # one way of writing a cell for the whole table
     cell = rng.choice(cells) if len(cells) > 1 else cells[0]
     lines = [f"| | {s.labels[columns[0]]} | {s.labels[columns[1]]} |"]
     for i in rows:
@@ -195,6 +202,7 @@ class Writer:
         return self.pick("openings", a=a, b=b, o=s.other)
 
     def cells(self, s: Scene) -> list[tuple[int, int]]:
+        # as a reader expects it, backwards, or in any order
         order = [(0, 0), (0, 1), (1, 0), (1, 1)]
         if self.rng.random() < 0.5:
             order = order[::-1]
@@ -211,10 +219,12 @@ class Writer:
         if s.framing == "table":
             cells = table(s, rng, templates()["table_cells"])
             return self.pick("table_heads", o=s.other) + "\n" + cells
+        # a list: every line written in the same way
         if s.framing == "list":
             line = vary(rng.choice(templates()["list_lines"]), rng)
             lines = [say(line, rng, **self.cell_fields(s, i, j)) for i, j in self.cells(s)]
             return self.pick("list_heads", o=s.other) + "\n" + "\n".join(lines) + "\n"
+        # prose: one sentence an outcome, alike or mixed
         pool, mixed = self.pool("cells"), rng.random() < 0.4
         template = vary(rng.choice(pool), rng)
         sentences = [
@@ -224,6 +234,7 @@ class Writer:
 
     def meaning(self, s: Scene) -> str:
         c, d = self.rng.choice(templates()["meanings"])
+        # c is the label of the kind move, d that of the selfish one
         lines = [say(t, self.rng, c=s.labels[s.kind], d=s.labels[s.selfish], o=s.other) for t in (c, d)]
         self.rng.shuffle(lines)
         return " ".join([self.pick("meaning_heads", o=s.other), *lines])
@@ -236,6 +247,7 @@ class Writer:
             return self.pick("no_history")
         i, j = s.last
         text = self.moves(s)
+        # what the last round paid, now and then
         if s.payoffs and (s.points_told or self.rng.random() < 0.4):
             x, y = s.points(i, j)
             text += " " + self.pick("history_points", x=x, y=y, o=s.other)
@@ -250,11 +262,13 @@ class Writer:
             parts += [self.pick("story_heads", o=s.other), self.opening(s), self.payoffs(s)]
         else:
             parts += [self.opening(s), self.payoffs(s)]
+        # the last round stands at the end, sometimes elsewhere
         history = self.history(s)
         parts.insert(rng.randrange(len(parts)) if rng.random() < 0.15 else len(parts), history)
         if s.tempted:
             R, T = s.points(s.kind, s.kind)[0], s.points(s.selfish, s.kind)[0]
             parts.append(self.pick("temptations", d=s.labels[s.selfish], t=T, r=R))
+        # who the model is stands before or after the scene
         for line in (persona, note):
             if line:
                 parts.insert(rng.choice((0, len(parts))), line)
@@ -269,6 +283,7 @@ class Writer:
             return None
         if skill in ("own_last", "other_last"):
             return ask(), s.labels[s.last[skill == "other_last"]]
+        # everything below needs the payoffs
         if s.payoffs is None:
             return None
         if skill in ("own_points", "other_points"):
@@ -298,6 +313,7 @@ class Writer:
         rng, intended = self.rng, self._intended(s, persona)
         if intended is not None:
             return intended
+        # no persona: from here on the move is drawn
         if s.kind is None or s.selfish is None:
             act = s.kind if s.selfish is None else s.selfish
             return rng.randrange(2) if act is None or rng.random() < 0.3 else act
@@ -367,7 +383,7 @@ Chat = list[tuple[str, str]]
 
 def questions(w: Writer, s: Scene, skills, n: int) -> Chat:
     turns = []
-    for _ in range(4 * n):
+    for _ in range(4 * n):  # not every scene can answer every question
         turn = w.read(s, w.rng.choice(skills))
         if turn and len(turns) < n:
             turns.append(turn)
@@ -383,6 +399,7 @@ def drill(rng: Random) -> Chat:
     """A short chat that trains one skill on little text."""
     w, kind = Writer(rng), rng.random()
     s = draw_scene(rng, rng.choices(FRAMINGS, (0.5, 0.3, 0.15, 0.05))[0])
+    # who did what; points of outcomes; comparisons; personas
     if kind < 0.22:
         while s.last is None:
             s = draw_scene(rng)
@@ -421,6 +438,7 @@ def study_scene(rng: Random) -> tuple[Scene, str]:
     swaps = [rng.random() < 0.5 for _ in range(4)]
     prompt = build(state, dilemma(R, S, T, P), wording, Labels(*labels), tempted, Arrangement(*swaps))
     told = payoffs if wording in ("structured", "prose") else None
+    # two of the study's wordings show payoffs, two call the other player a friend
     other = {"prose": "your friend", "story": "your friend"}.get(wording, "the other player")
     last = tuple("CD".index(m) for m in state)
     s = Scene(labels, other, told, last, "canonical", 0, 1, tempted)

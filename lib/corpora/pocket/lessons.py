@@ -40,6 +40,7 @@ class Recall(list):
 def _entries(keys: list[str], rng: Random, colon: str, end: str) -> Recall:
     """Every key with a digit, then the same entries again in other orders, their digits to be recalled."""
     entries, pieces, text = [(key, str(rng.randrange(10))) for key in keys], Recall(), ""
+    # the first time the digits are read, from the second on they are recalled
     for time in range(rng.choice((3, 4))):
         for key, value in rng.sample(entries, len(entries)):
             text += f"{key}{colon}"
@@ -52,6 +53,7 @@ def _entries(keys: list[str], rng: Random, colon: str, end: str) -> Recall:
 
 
 def _single_keys(rng: Random, n: int) -> list[str]:
+    # words, or one stem with different digits; "action" and "plan" are left to the games' labels
     stem = rng.choice([s for s in STEMS if s not in ("action", "plan")])
     return rng.sample(WORDS, n) if rng.random() < 0.5 else [f"{stem}{d}" for d in rng.sample(range(10), n)]
 
@@ -73,6 +75,7 @@ def entry(rng: Random) -> Recall:
 
 def pair(rng: Random) -> Recall:
     """As ``echo``, with two keys whose order counts."""
+    # a key is two labels in order: four keys, as a game has four outcomes
     a, b = rng.sample(WORDS, 2) if rng.random() < 0.5 else draw_labels(rng)
     return _entries([f"{x} {y}" for x in (a, b) for y in (a, b)], rng, "", rng.choice((" ", ". ", "\n")))
 
@@ -81,6 +84,7 @@ def recall(rng: Random) -> Recall:
     """``entry`` or, more often, ``pair`` with something between the keys and a sign before the digit."""
     keys = _single_keys(rng, rng.choice((3, 4, 5)))
     if rng.random() < 0.65:
+        # two keys with a sign or a word between them
         both, between = draw_labels(rng), rng.choice((", ", ", ", " and ", " / ", " against ", " "))
         keys = [f"{a}{between}{b}" for a in both for b in both]
     return _entries(keys, rng, rng.choice((":", ":", " =", " ->", "")), rng.choice((". ", "\n", "; ")))
@@ -93,6 +97,7 @@ def grid(rng: Random) -> Recall:
     text = table(s, rng, templates()["table_cells"] if both else ["{x}"])
     between, colon = rng.choice((" ", ", ", " and ", " / ")), rng.choice((":", " ->", ""))
     end, pieces = rng.choice((". ", "\n", "; ")), Recall()
+    # every outcome twice, in random order; the table itself is read once, before the first
     for _ in range(2):
         for i, j in rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], 4):
             x, y = s.points(i, j)
@@ -101,6 +106,7 @@ def grid(rng: Random) -> Recall:
     return pieces
 
 
+# a flash card's lines by level: one value to an outcome, then two
 _CARD_LINES = {
     2: ("- {m}, {n}: {x}", "- you {m}, {o} {n}: {x}", "- {m} and {n}: {x}"),
     3: ("- {m}, {n}: {x}, {y}", "- you {m}, {o} {n}: you {x}, {o} {y}", "- {m} and {n}: {x} for you, {y} for {o}"),
@@ -115,11 +121,13 @@ def card(rng: Random) -> Chat:
     level = rng.choice((1, 2, 2, 3, 3, 4))
     words = rng.random() < 0.5
     if level == 1:
+        # one key, one value
         n, stem = rng.choice((2, 3, 4)), rng.choice([s for s in STEMS if s not in ("action", "plan")])
         keys = rng.sample(WORDS + LETTERS, n) if words else [f"{stem}{d}" for d in rng.sample(range(10), n)]
         values = [(key, str(rng.randrange(10))) for key in keys]
         text = rng.choice((" ", "\n")).join(f"{key}: {value}." for key, value in values)
         return opened(text, [(f"{key}?", value) for key, value in rng.sample(values, n)])
+    # two keys: from level 2 on a card is a game's payoffs, at level 4 as a table
     s = Scene(draw_labels(rng), rng.choice(templates()["others"]), draw_payoffs(rng), None, "table")
     w = Writer(rng)
     line = rng.choice(_CARD_LINES[min(level, 3)])
@@ -127,7 +135,7 @@ def card(rng: Random) -> Chat:
     text = w.payoffs(s) if level == 4 else "\n".join(lines) + "\n"
     turns = []
     for i, j in rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], 4):
-        theirs = level > 2 and rng.random() < 0.4
+        theirs = level > 2 and rng.random() < 0.4  # the other player's points
         question = rng.choice(_CARD_QUESTIONS_OTHER if theirs else _CARD_QUESTIONS)
         turns.append((question.format(**w.cell_fields(s, i, j)), str(s.points(i, j)[theirs])))
     return opened(text, turns)
@@ -151,6 +159,7 @@ def quiz(rng: Random) -> Chat:
     turns = []
     for i, j in rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], 4):
         theirs, fields = rng.random() < 0.3, w.cell_fields(s, i, j)
+        # asked in a card's few words, or in a full sentence
         if rng.random() < 0.4:
             question = rng.choice(_CARD_QUESTIONS_OTHER if theirs else _CARD_QUESTIONS).format(**fields)
         else:
@@ -174,6 +183,7 @@ def _recite(rng: Random, s: Scene, text: str, points: bool, times: int) -> Recal
     between = rng.choice((", ", " and ", " / "))
     cells = [(0, 0), (0, 1), (1, 0), (1, 1)] if points else []
     for _ in range(times):
+        # a number asks for a player's last move, a pair for an outcome's points
         asked = [*((0, 1) if s.last is not None else ()), *cells]
         rng.shuffle(asked)
         for what in asked:
@@ -201,6 +211,7 @@ def scene(rng: Random) -> Recall:
 def exam(rng: Random) -> Chat:
     """A whole scene and nine reading questions."""
     w, s = Writer(rng), draw_scene(rng)
+    # three in ten have the payoffs of a dilemma, told in this corpus's own words
     if rng.random() < 0.3:
         s = study_scene(rng)[0]
         s.framing = rng.choice(("table", "list", "prose"))
@@ -212,6 +223,7 @@ def exam(rng: Random) -> Chat:
 def persona(rng: Random) -> Chat:
     """Six choices under changing personas, where the text says outright what each would do."""
     w = Writer(rng)
+    # what is kind or selfish can be said of the labels; fair and stubborn follow from the last round
     if rng.random() < 0.5:
         s, who = meaning_scene(rng), ("selfish", "kind")
         text = w.meaning(s)
@@ -242,16 +254,17 @@ def best(rng: Random) -> Recall:
     two look-ups and a comparison, learnt by saying the steps first."""
     w, s = Writer(rng, _all_wordings()), draw_scene(rng, rng.choice(("table", "list", "prose")))
     text = (w.describe(s) if rng.random() < 0.3 else w.payoffs(s)).strip() + "\n"
+    # (cue, what either own move, or either move of the other's, pays)
     asks: list = [(f"Against {s.labels[j]}", [s.points(i, j)[0] for i in (0, 1)]) for j in (0, 1)]
     asks += [("Most for you", [max(s.points(i, j)[0] for j in (0, 1)) for i in (0, 1)])]
     asks += [(f"Most for {s.other}", [max(s.points(i, j)[1] for j in (0, 1)) for i in (0, 1)])]
-    asks = [(question, values) for question, values in asks if values[0] != values[1]]
+    asks = [(question, values) for question, values in asks if values[0] != values[1]]  # no ties
     pieces, spelled = Recall(), rng.random() < 0.5
     for _ in range(2):
         for question, values in rng.sample(asks, len(asks)):
             a, b = rng.sample((0, 1), 2)
             winner = f" {s.labels[values[1] > values[0]]}"
-            if spelled:
+            if spelled:  # both numbers first, then the answer
                 pieces.append((f"{text}{question}: {s.labels[a]}", f" {values[a]}"))
                 pieces += [(f", {s.labels[b]}", f" {values[b]}"), (", so", winner)]
             else:
@@ -272,12 +285,14 @@ def traits(rng: Random) -> Recall:
         s = _played(rng)
         s.framing = rng.choice(("table", "list", "prose"))
         text, voices = join([w.payoffs(s), w.moves(s)]), list(PERSONAS)
+    # selfish and kind demand something only where their moves differ
     acts = {
         voice: w.act(s, voice, "none") for voice in voices if {s.kind, s.selfish} == {0, 1} or voice in PERSONAS[2:]
     }
     pieces, text = Recall(), text.strip() + "\n"
     for time in range(4 if len(acts) < 3 else 3):
         for voice in rng.sample(list(acts), len(acts)):
+            # the first time by name, later in a sentence that says the same
             cue = voice.capitalize() if time == 0 or rng.random() < 0.3 else stated(w, voice, s)
             pieces.append((f"{text}{cue} {rng.choice(('Move:', 'Choice:'))}", f" {s.labels[acts[voice]]}"))
             text = "\n"
@@ -290,6 +305,7 @@ def viva(rng: Random) -> Chat:
     turns: Chat = []
     skills = "own_last other_last own_points reply reply outcome greedy generous".split()
     for _ in range(8):
+        # reading, or a choice in character
         if rng.random() < 0.6:
             turns += questions(w, s, skills, 1)
         else:
@@ -317,6 +333,7 @@ def _reply(rng: Random, named: bool) -> Recall:
             break
     text, pieces = _payoffs(w, s), Recall()
     for _ in range(8):
+        # j is the other's move, a and b the own ones in the order in which they are named
         j, (a, b) = rng.choice(columns), rng.sample((0, 1), 2)
         against = f"{s.labels[a]} or {s.labels[b]} against" if named else "against"
         better = a if s.points(a, j)[0] > s.points(b, j)[0] else b
@@ -348,6 +365,7 @@ def most(rng: Random) -> Recall:
     w, s = Writer(rng, _all_wordings()), draw_scene(rng, rng.choice(("table", "list", "prose")))
     text, pieces = _payoffs(w, s), Recall()
     asks: list = [(f"against {s.labels[j]}:", [s.points(i, j)[0] for i in (0, 1)]) for j in (0, 1)]
+    # the move that can pay most is the greedy one if it pays me, the generous one if it pays the other
     for who, k in (("you", 0), (s.other, 1)):
         asks += [(f"most for {who}:", [max(s.points(i, j)[k] for j in (0, 1)) for i in (0, 1)])] * 2
     asks = [(cue, values) for cue, values in asks if values[0] != values[1]]
@@ -355,7 +373,7 @@ def most(rng: Random) -> Recall:
         cue, values = rng.choice(asks)
         pieces.append((text + cue, f" {s.labels[values[1] > values[0]]}"))
         text = "\n"
-    return pieces or most(rng)
+    return pieces or most(rng)  # every comparison was a tie: another game
 
 
 def _asked(rng: Random, skills, n: int, described: float) -> Chat:
@@ -393,6 +411,7 @@ def talk(rng: Random) -> Chat:
     w, s = Writer(rng, _all_wordings("more", "further")), draw_scene(rng)
     turns: Chat = []
     for _ in range(8):
+        # reading, or a choice with or without a persona
         if rng.random() < 0.75:
             turns += questions(w, s, "own_last other_last own_points own_points reply outcome outcome".split(), 1)
         else:
@@ -408,7 +427,7 @@ def picks(rng: Random) -> Chat:
     w = Writer(rng, _all_wordings("more", "further"))
     s, text = study_scene(rng) if rng.random() < 0.5 else (draw_scene(rng), "")
     turns = []
-    if text:
+    if text:  # the study's prompt ends in a question of its own
         turns.append((text, s.labels[w.act(s, None, closing_frame(text))]))
     while len(turns) < 10:
         turns.append(w.choose(s, None))

@@ -61,6 +61,7 @@ class Stage:
     fresh: bool = False
 
 
+# texts of the later stages: whole chats, in growing variety, beside what was learnt before
 _TALK = {"viva": 3_500, "exam": 700, "best": 500, "traits": 700, "persona": 300, "drill": 2_500, "chat": 9_000}
 _POLISH = {"duel": 2_500, "viva": 2_200, "best": 500, "traits": 300, "drill": 1_500, "chat": 3_500}
 _MORE = {"most": 700, "replies": 1_200, "mosts": 1_000, "outcomes": 1_300, "exam": 300}
@@ -87,6 +88,7 @@ class Recipe:
     between them, two keys, a table, a question in words) and takes minutes, where the whole task, or two rungs at once,
     stays at chance for hours. Each stage keeps some of the one before."""
 
+    # the model
     seed: int = 1
     layers: int = 8
     width: int = 128
@@ -97,14 +99,17 @@ class Recipe:
     sliding_window: int = 128
     rope_theta: float = 1e6
     stages: tuple[Stage, ...] = (
+        # finding a value by its key, then by two keys
         Stage({"echo": 15_000}, seed=10, warmup=100),
         Stage({"echo": 2_000, "entry": 6_000}, seed=11),
         Stage({"echo": 1_000, "entry": 1_500, "pair": 8_000}, seed=12),
         Stage({"pair": 1_000, "recall": 6_000}, seed=10, warmup=100),
         Stage({"recall": 1_500, "card": 9_000}, seed=11),
+        # in tables and sentences
         Stage({"card": 1_000, "recall": 500, "grid": 5_000}, seed=10, warmup=100),
         Stage({"card": 4_000, "grid": 2_500, "quiz": 8_000}, seed=11),
         Stage({"quiz": 3_000, "grid": 500, "card": 500, "drill": 13_000}, seed=10, warmup=100),
+        # whole scenes, comparisons, personas
         Stage({"past": 4_000, "scene": 4_000, "quiz": 700}, seed=10, warmup=100),
         Stage({"scene": 1_000, "past": 500, "exam": 4_000, "persona": 3_500}, seed=11),
         Stage({"best": 4_000, "viva": 3_000, "scene": 300}, seed=10, warmup=100),
@@ -115,6 +120,7 @@ class Recipe:
         Stage(
             _POLISH, seed=10, batch_tokens=3072, lr_matrices=1.4e-3, lr_rest=2.1e-3, warmup=100, decay=0.8, exact=0.05
         ),
+        # comparing two numbers that must be looked up first
         Stage({"against": 4_500, "either": 1_500}, seed=20, warmup=60, fresh=True),
         Stage({"against": 600, "most": 3_000, "replies": 1_500}, seed=21),
         Stage(_MORE, seed=22),
@@ -134,6 +140,7 @@ def make_tokenizer(seed: int, vocabulary: int = 1280) -> PreTrainedTokenizerFast
         [pre_tokenizers.Split(Regex(" ?[0-9]"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    # all bytes are tokens, so that nothing is ever unknown
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, min_frequency=8, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
@@ -240,7 +247,7 @@ def padded(length: int) -> int:
 def grouped(rows: list, batch_tokens: int) -> Iterator[list]:
     """Rows, in ascending length, in groups that fill a batch of so many tokens."""
     group: list = []
-    for row in rows:
+    for row in rows:  # the longest so far: it decides the batch's length
         if group and (len(group) + 1) * padded(len(row[0])) > batch_tokens:
             yield group
             group = []
@@ -428,7 +435,7 @@ def train_base(
     plan = list(schedule(recipe, [len(stage) for stage in stages]))
     data = list(itertools.chain.from_iterable(stages))
 
-    # 3. learn
+    # 3. learn; the last state is whole at any moment
     for step in tqdm(range(state.step, len(data)), "pocket base", initial=state.step, total=len(data), disable=None):
         update(state, data[step], plan[step])
         if state.step % 20 == 0 or state.step == len(data):
