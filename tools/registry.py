@@ -60,14 +60,14 @@ def chapters(root: Path) -> dict[str, Chapter]:
     """{name: chapter} of everything that stands in ``root / "notebooks"``.
 
     Raises RewiredError for a block that is missing or wrong, and for a name or a table that two chapters share."""
-    found: dict[str, Chapter] = {}
+    known: dict[str, Chapter] = {}
     written: dict[str, str] = {}
     for file in sorted((root / "notebooks").glob("*/[!.]*.ipynb")):
         if file.parent.name == APART:
             continue
         chapter = described(file, root)
-        if chapter.name in found:
-            twin = found[chapter.name].notebook
+        if chapter.name in known:
+            twin = known[chapter.name].notebook
             raise RewiredError(
                 f"{twin} and {chapter.notebook} have one name, but chapters are known by it. Rename one."
             )
@@ -75,10 +75,10 @@ def chapters(root: Path) -> dict[str, Chapter]:
             if table in written:
                 raise RewiredError(f"The chapters {written[table]} and {chapter.name} both write the table {table}.")
             written[table] = chapter.name
-        found[chapter.name] = chapter
-    for chapter in found.values():
-        tables_read(chapter, found)
-    return found
+        known[chapter.name] = chapter
+    for chapter in known.values():
+        tables_read(chapter, known)
+    return known
 
 
 def described(file: Path, root: Path) -> Chapter:

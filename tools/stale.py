@@ -48,10 +48,10 @@ def _dump(module: ast.Module) -> str:
 
 @cache
 def _by_kind(module: ast.Module) -> dict[type, list[ast.AST]]:
-    found = defaultdict(list)
+    by_kind = defaultdict(list)
     for node in ast.walk(module):
-        found[type(node)].append(node)
-    return found
+        by_kind[type(node)].append(node)
+    return by_kind
 
 
 def nodes(file: Path, kind: type) -> list[ast.AST]:
@@ -145,22 +145,22 @@ def code_hash(start: Iterable[Path], root: Path, rewards: Iterable[str] | None =
     for file in closure(start, root):
         module = tree(file)
         if rewards is not None and file.name == "games.py":
-            module = ast.Module(_kept(module.body, set(rewards)), [])
+            module = ast.Module(_without_others(module.body, set(rewards)), [])
         digest.update(f"{file.relative_to(root)}\n{_dump(module)}\n".encode())
         for data in _data(file, root):
             digest.update(f"{data.relative_to(root)}\n".encode() + data.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _kept(body: list[ast.stmt], rewards: set[str]) -> list[ast.stmt]:
+def _without_others(body: list[ast.stmt], rewards: set[str]) -> list[ast.stmt]:
     """The statements without the functions of other rewards; a reward that calls another one keeps it."""
     functions = {node.name: node for node in body if _reward(node)}
-    kept, todo = [], [node for node in functions.values() if _reward(node) in rewards]
+    needed, todo = [], [node for node in functions.values() if _reward(node) in rewards]
     while todo:
-        kept.append(todo.pop())
-        named = {node.id for node in ast.walk(kept[-1]) if isinstance(node, ast.Name)}
-        todo += [node for name, node in functions.items() if name in named and node not in kept + todo]
-    return [node for node in body if not _reward(node) or node in kept]
+        needed.append(todo.pop())
+        named = {node.id for node in ast.walk(needed[-1]) if isinstance(node, ast.Name)}
+        todo += [node for name, node in functions.items() if name in named and node not in needed + todo]
+    return [node for node in body if not _reward(node) or node in needed]
 
 
 def _reward(node: ast.stmt) -> str | None:
@@ -189,11 +189,11 @@ def reads(start: Iterable[Path], root: Path) -> set[str]:
 
     Any object may stand for ``x``, so the answer errs on the side of reading too much.
     """
-    found: set[str] = {"threads"}
+    used: set[str] = {"threads"}
     for file in closure(start, root):
         if file.name != "profiles.py":
-            found |= _keys_in(tree(file))
-    return found
+            used |= _keys_in(tree(file))
+    return used
 
 
 @cache
@@ -201,19 +201,19 @@ def _keys_in(module: ast.Module) -> set[str]:
     known = list(fields())
     sections = {key.partition(".")[0] for key in known if "." in key}
     attributes = _by_kind(module)[ast.Attribute]
-    found: set[str] = set()
+    used: set[str] = set()
     # The `x.training` in `x.training.kl` is not the whole section.
     precise = set()
     for node in attributes:
         if isinstance(node.value, ast.Attribute) and f"{node.value.attr}.{node.attr}" in known:
             precise.add(id(node.value))
-            found.add(f"{node.value.attr}.{node.attr}")
+            used.add(f"{node.value.attr}.{node.attr}")
     for node in attributes:
         if node.attr in known:
-            found.add(node.attr)
+            used.add(node.attr)
         elif node.attr in sections and id(node) not in precise:
-            found |= {key for key in known if key.startswith(f"{node.attr}.")}
-    return found
+            used |= {key for key in known if key.startswith(f"{node.attr}.")}
+    return used
 
 
 LISTS = {"runs": {"training.variants", "training.seeds"}, "pairs": {"patching.pairs", "patching.seed"}}

@@ -42,8 +42,7 @@ def run_notebook(
     here: Annotated[bool, typer.Option("--here", help="in this process, on machines without a kernel")] = False,
 ) -> None:
     """Execute a notebook."""
-    given = dict(map(_parameter, parameters or []))
-    execute(notebook, out, given, here=here)
+    execute(notebook, out, dict(map(_parameter, parameters or [])), here=here)
 
 
 def _parameter(text: str) -> tuple[str, object]:

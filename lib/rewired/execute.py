@@ -99,8 +99,8 @@ BUILT_ON = ("profile", "overrides")
 """The two parameters that every notebook has."""
 
 
-def execute(notebook: Path, output: Path, given: dict, here: bool = False) -> None:
-    """Run ``notebook`` with the parameters ``given`` and write the executed notebook to ``output``.
+def execute(notebook: Path, output: Path, parameters: dict, here: bool = False) -> None:
+    """Run ``notebook`` with these ``parameters`` and write the executed notebook to ``output``.
 
     With ``here`` the cells run in this process, without a kernel. Raises RewiredError for a parameter that the notebook
     does not have and for one raised inside it.
@@ -110,22 +110,24 @@ def execute(notebook: Path, output: Path, given: dict, here: bool = False) -> No
     if not notebook.is_file():
         raise RewiredError(f"There is no notebook {notebook}. The chapters are notebooks/*/*.ipynb.")
     declared = papermill.inspect_notebook(str(notebook))
-    _refuse_unknown(given, declared, notebook.name)
-    values = {name: ast.literal_eval(about["default"]) for name, about in declared.items() if name in BUILT_ON} | given
+    _refuse_unknown(parameters, declared, notebook.name)
+    values = {
+        name: ast.literal_eval(about["default"]) for name, about in declared.items() if name in BUILT_ON
+    } | parameters
     os.environ.update(environment(load(*(values.get(name) for name in BUILT_ON))))
     with atomic_path(output) as temporary:
-        executed = _in_this_process(notebook, given) if here else _in_a_kernel(notebook, temporary, given)
+        executed = _in_this_process(notebook, parameters) if here else _in_a_kernel(notebook, temporary, parameters)
         _tidy(executed)
         temporary.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
 
 
-def _in_a_kernel(notebook: Path, output: Path, given: dict) -> dict:
+def _in_a_kernel(notebook: Path, output: Path, parameters: dict) -> dict:
     import papermill
 
     with sockets() as config:
         try:
             papermill.execute_notebook(
-                str(notebook), str(output), given, cwd=str(ROOT), kernel_name="python3", config=config,
+                str(notebook), str(output), parameters, cwd=str(ROOT), kernel_name="python3", config=config,
                 progress_bar=False, log_output=False, start_timeout=600, extra_arguments=["--log-level=50"],
             )  # fmt: skip
         except papermill.PapermillExecutionError as error:
@@ -135,15 +137,15 @@ def _in_a_kernel(notebook: Path, output: Path, given: dict) -> dict:
     return json.loads(output.read_text())
 
 
-def _in_this_process(notebook: Path, given: dict) -> dict:
+def _in_this_process(notebook: Path, parameters: dict) -> dict:
     """The notebook, with the outputs of its cells after they ran one after the other in a shell of this process."""
     import matplotlib.pyplot as plt
     from papermill.iorw import load_notebook_node
     from papermill.parameterize import parameterize_notebook
 
     executed = load_notebook_node(str(notebook))
-    if given:
-        executed = parameterize_notebook(executed, given)
+    if parameters:
+        executed = parameterize_notebook(executed, parameters)
     plt.switch_backend("agg")
     with contextlib.chdir(ROOT), _own_shell() as shell:
         for cell in executed["cells"]:
