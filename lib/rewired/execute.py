@@ -111,9 +111,8 @@ def execute(notebook: Path, output: Path, parameters: dict, here: bool = False) 
         raise RewiredError(f"There is no notebook {notebook}. The chapters are notebooks/*/*.ipynb.")
     declared = papermill.inspect_notebook(str(notebook))
     _refuse_unknown(parameters, declared, notebook.name)
-    values = {
-        name: ast.literal_eval(about["default"]) for name, about in declared.items() if name in BUILT_ON
-    } | parameters
+    defaults = {name: ast.literal_eval(declared[name]["default"]) for name in BUILT_ON if name in declared}
+    values = defaults | parameters
     os.environ.update(environment(load(*(values.get(name) for name in BUILT_ON))))
     with atomic_path(output) as temporary:
         executed = _in_this_process(notebook, parameters) if here else _in_a_kernel(notebook, temporary, parameters)
