@@ -19,9 +19,7 @@ def binomial_interval(successes, trials, level: float = 0.95, family: int = 1) -
     return np.where(empty, 0.0, lower), np.where(empty, 1.0, upper)
 
 
-def agreement(
-    samples: pd.DataFrame, measured: pd.DataFrame, by: Sequence[str] = ("scenario",), level: float = 0.99
-) -> pd.DataFrame:
+def agreement(samples: pd.DataFrame, measured: pd.DataFrame, by=("scenario",), level=0.99) -> pd.DataFrame:
     """Does sampling say what the metric says? One row per cell (a combination of the columns ``by``), from one row per
     sampled answer (prompt_id, move) and one per prompt (prompt_id, p_defect). ``n`` answers, ``legal`` ones,
     ``defections``; ``sampled``, the share of defection among legal answers; ``expected``, the prompts' p_defect, each
@@ -34,10 +32,9 @@ def agreement(
     answers["legal"] = answers["move"].notna()
     answers["defected"] = answers["move"] == "D"
     answers["expected"] = answers["p_defect"].where(answers["legal"])
-    cells = answers.groupby(by, sort=True).agg(
+    cells = answers.groupby(by, sort=True, as_index=False).agg(
         n=("legal", "size"), legal=("legal", "sum"), defections=("defected", "sum"), expected=("expected", "mean")
     )
-    cells = cells.reset_index()
     cells["sampled"] = cells["defections"] / cells["legal"].where(cells["legal"] > 0)
     cells["lower"], cells["upper"] = binomial_interval(cells["defections"], cells["legal"], level, family=len(cells))
     cells["inside"] = cells["expected"].between(cells["lower"], cells["upper"])
@@ -53,20 +50,18 @@ def paired_permutation(a, b, draws=20_000, seed=0, clusters: Sequence | None = N
     each model reads a wording in its own way. The question whether the models differ *on average over wordings* needs
     ``clusters``: whole clusters are swapped. The observed assignment counts as one, so p is never 0: its floor is
     1 / (draws + 1), or 2 / 2^n where n pairs or clusters allow fewer swaps. Raises RewiredError for missing values."""
-    sums, sizes = _by_cluster(_difference(a, b), clusters)  # both [cluster]
+    sums, sizes = _by_cluster(a, b, clusters)  # both [cluster]
     null = np.abs(swaps(len(sums), draws, seed) @ sums)  # [swap], the first one as observed
     rounding = 1e-12 * np.abs(sums).sum()  # rounding must not break ties, at any scale
     return float(sums.sum() / sizes.sum()), float(np.mean(null >= null[0] - rounding))
 
 
-def cluster_interval(
-    values, clusters: Sequence, level: float = 0.95, draws: int = 5_000, seed: int = 0
-) -> tuple[float, float]:
+def cluster_interval(values, clusters: Sequence, level=0.95, draws=5_000, seed=0) -> tuple[float, float]:
     """Interval of a mean over clustered values: all means that `paired_permutation` with these clusters keeps. Its
     ends are order statistics of the means of subsets of clusters (Hartigan 1969, "Using subsample values as typical
     values"). It covers for clusters of any sizes whose deviations are symmetric. NaN, NaN where there are too few
     clusters: at 0.95 fewer than six. Raises RewiredError for missing values."""
-    sums, sizes = _by_cluster(_difference(values, 0.0), clusters)
+    sums, sizes = _by_cluster(values, 0.0, clusters)
     subsets = (swaps(len(sums), draws, seed) + 1) // 2  # [subset, cluster] of 0 and 1; the first one holds all
     subsets = subsets[subsets.any(axis=1)]
     rank = int((1 - level) / 2 * (len(subsets) + 1) + 1e-9)
@@ -76,9 +71,7 @@ def cluster_interval(
     return float(means[rank - 1]), float(means[-rank])
 
 
-def rank_correlation(
-    x, y, clusters: Sequence, level: float = 0.95, draws: int = 1_000, seed: int = 0
-) -> tuple[float, float, float]:
+def rank_correlation(x, y, clusters: Sequence, level=0.95, draws=1_000, seed=0) -> tuple[float, float, float]:
     """(rho, low, high): Spearman's rank correlation with a bootstrap interval that draws whole clusters (the heads of
     a layer, say). With few clusters it is a little too narrow: with eight, up to nine of a hundred intervals at the
     level 0.95 miss. NaN where x or y is constant, and for the bounds with fewer than two clusters."""
@@ -94,12 +87,11 @@ def rank_correlation(
     observed = rho(np.arange(len(x)))
     if len(members) < 2 or np.isnan(observed):
         return observed, float("nan"), float("nan")
-    random, tail = np.random.default_rng(seed), (1 - level) / 2
-    drawn = np.empty(draws)
+    random, drawn = np.random.default_rng(seed), np.empty(draws)
     for k in range(draws):
         chosen = random.integers(len(members), size=len(members))
         drawn[k] = rho(np.concatenate([members[c] for c in chosen]))
-    low, high = np.nanquantile(drawn, [tail, 1 - tail])
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return observed, float(low), float(high)
 
 
@@ -113,8 +105,8 @@ def swaps(count: int, draws: int, seed: int) -> np.ndarray:
     return np.concatenate([np.ones((1, count), dtype=np.int8), random])
 
 
-def _difference(a, b) -> np.ndarray:
-    """a - b as floats. Raises RewiredError for missing values and for none at all."""
+def _by_cluster(a, b, clusters: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
+    """(sums of a - b, sizes) of the clusters; without clusters each value is one of its own. RewiredError for gaps."""
     difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     missing = int(np.isnan(difference).sum())
     if missing or not difference.size:
@@ -122,12 +114,7 @@ def _difference(a, b) -> np.ndarray:
             f"{missing} of {difference.size} pairs of values lack a number, and a test needs one in each and at least "
             "one pair. Drop the prompts that were not answered, and say how many there are."
         )
-    return difference
-
-
-def _by_cluster(values: np.ndarray, clusters: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
-    """(sums, sizes) of the clusters; without clusters each value is one of its own."""
     if clusters is None:
-        return values, np.ones(len(values))
-    groups = pd.Series(values).groupby(pd.factorize(np.asarray(clusters))[0])
+        return difference, np.ones(len(difference))
+    groups = pd.Series(difference).groupby(pd.factorize(np.asarray(clusters))[0])
     return groups.sum().to_numpy(), groups.size().to_numpy(dtype=float)
