@@ -102,6 +102,3 @@ def _shares(parts: Anatomy, recorded: dict[str, torch.Tensor], u: torch.Tensor) 
             shares[f"L{layer}H{head}", "head", layer, head] = heads[:, head]
         shares[f"L{layer}_MLP", "mlp", layer, -1] = (mlp.double() * toward_mlp).sum(-1)
     return shares
-
-
-terms = contributions  # until its last user has moved

@@ -12,24 +12,22 @@ import pandas as pd
 import torch
 
 from rewired.errors import RewiredError
-from rewired.tracing.capture import read_out
+from rewired.tracing.capture import Encoded, read_out
 from rewired.tracing.edit import Edit, edited_deltas
 from rewired.tracing.packed import Patch, Rows, Tree, forward, patched_layer
-from rewired.tracing.recording import Component, Recording, Sweep
+from rewired.tracing.recording import Component, Sweep
 
 
-def _table(control: str, component: str, layer: int, prompt_ids, patched, effect, error=np.nan) -> pd.DataFrame:
-    columns = {"control": control, "component": component, "layer": layer, "prompt_id": prompt_ids}
-    return pd.DataFrame({**columns, "delta_patched": patched, "effect": effect, "error": error})
-
-
-def _ids(recording: Recording, tree: Tree) -> list[str]:
-    return [recording.encoded.prompts[i].id for i in tree.prompts]
+def _table(about: tuple[str, str, int], encoded: Encoded, patched, effect, error=np.nan) -> pd.DataFrame:
+    """One row per prompt; ``about`` is (control, component, layer), each number is [prompt]."""
+    names = dict(zip(("control", "component", "layer"), about, strict=True))
+    frame = encoded.frame()[["prompt_id"]].assign(**names)[[*names, "prompt_id"]]
+    return frame.assign(delta_patched=patched, effect=effect, error=error)
 
 
 def positive_controls(sweep: Sweep) -> pd.DataFrame:
-    """Patches whose result is known: none at all (``unpatched``), which must leave the target's delta; and all
-    ``outputs`` of the source at once, and its ``residual`` stream after the last layer, which must give its own."""
+    """Patches whose result is known: none (``unpatched``) leaves the target's delta; all ``outputs`` of the source at
+    once, or its ``residual`` stream after the last layer, give the source's."""
     depth = sweep.parts.depth
     outputs = [Component(layer, kind) for layer in range(depth) for kind in ("attn", "mlp")]
     sets = {"unpatched": [], "outputs": outputs, "residual": [Component(depth - 1, "resid")]}
@@ -40,18 +38,16 @@ def positive_controls(sweep: Sweep) -> pd.DataFrame:
         for members in sets.values():
             rows.append([sweep.patch(component, values, mode="output") for component in members])
         patched = sweep.deltas(tree, rows, 0)  # [set, prompt of the tree]
-        own = sweep.target.delta[tree.prompts]
+        own, encoded = sweep.target.delta[tree.prompts], sweep.target.encoded.pick(tree.prompts)
         for control, delta in zip(sets, patched, strict=True):
             due = own if control == "unpatched" else sweep.source.delta[tree.prompts]
-            frames.append(_table(control, "all", -1, _ids(sweep.target, tree), delta, delta - own, delta - due))
+            frames.append(_table((control, "all", -1), encoded, delta, delta - own, delta - due))
     return pd.concat(frames)
 
 
 def self_patch(sweep: Sweep, kinds: Sequence[str], layer: int) -> pd.DataFrame:
-    """One layer's components given their own activations, for one prompt (another one in each layer): exactly 0.
-
-    One row per kind, run twice: without patches, and patched with what that very row computed. Rows of one batch may
-    be rounded differently (a matrix product's last rows take another path); a row and itself may not."""
+    """One layer's components given their own activations, for one prompt (another one in each layer): exactly 0. Each
+    row of a batch, one per kind, gets what that very row computed: other rows may be rounded differently."""
     parts, target = sweep.parts, sweep.target.select([layer % len(sweep.target.delta)])
     [tree] = target.trees
     base, encoded = target.at(tree.nodes), target.encoded.pick(tree.prompts)
@@ -73,7 +69,7 @@ def self_patch(sweep: Sweep, kinds: Sequence[str], layer: int) -> pd.DataFrame:
     new = read_out(parts, after, encoded)[0].cpu().numpy()
     frames = []
     for kind, delta, change in zip(kinds, new, new - old, strict=True):
-        frames.append(_table("self", f"L{layer}_{kind.upper()}", layer, _ids(target, tree), delta, change, change))
+        frames.append(_table(("self", f"L{layer}_{kind.upper()}", layer), encoded, delta, change, change))
     return pd.concat(frames)
 
 
@@ -91,47 +87,38 @@ def random_patches(sweep: Sweep, tree: Tree, here: Sequence[Component], count: i
         direction = torch.randn(own.value.shape, generator=generator).to(own.value)  # [node, width]
         length = (there.value - own.value).norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True)
         rows.append([Patch(own.site, own.layer, own.head, own.value + direction * length)])
-    patched, delta = sweep.deltas(tree, rows, start), sweep.target.delta[tree.prompts]
+    delta, encoded = sweep.target.delta[tree.prompts], sweep.target.encoded.pick(tree.prompts)
     frames = [pd.DataFrame()]
-    for component, new in zip(chosen, patched, strict=True):
-        frames.append(_table("random", component.name, component.layer, _ids(sweep.target, tree), new, new - delta))
+    for component, new in zip(chosen, sweep.deltas(tree, rows, start), strict=True):
+        frames.append(_table(("random", component.name, component.layer), encoded, new, new - delta))
     return pd.concat(frames)
 
 
-def recomputed(
-    sweep: Sweep, patches: pd.DataFrame, wanted: Sequence[Component], share: float, seed: int
-) -> pd.DataFrame:
-    """A random ``share`` of the patches once more, each in one whole forward pass of one row under nnsight.
-
-    ``patches`` has one row per component of ``wanted`` and prompt, in this order."""
+def recomputed(sweep: Sweep, patches: pd.DataFrame, chosen: Sequence, share: float, seed: int) -> pd.DataFrame:
+    """A random ``share`` of the patches once more, each in one whole forward pass of one row under nnsight. ``patches``
+    has one row per component of ``chosen`` and prompt, in this order."""
     source, target, frames = sweep.source, sweep.target, [pd.DataFrame()]
     count = min(len(patches), math.ceil(share * len(patches)))
     for k in sorted(np.random.default_rng([seed, 1]).choice(len(patches), size=count, replace=False).tolist()):
-        component, i = wanted[k // len(target.delta)], k % len(target.delta)
+        component, i = chosen[k // len(target.delta)], k % len(target.delta)
         edit = _edit(sweep, component, source.at(source.path(i)), target.at(target.path(i)))
-        delta = float(edited_deltas(sweep.parts, target.encoded.pick([i]), [edit])[0])
-        row = patches.iloc[k]
-        error = delta - row["delta_patched"]
-        frames.append(_table("again", component.name, component.layer, [row["prompt_id"]], delta, row["effect"], error))
+        encoded = target.encoded.pick([i])
+        delta = float(edited_deltas(sweep.parts, encoded, [edit])[0])
+        about, row = ("again", component.name, component.layer), patches.iloc[k]
+        frames.append(_table(about, encoded, delta, row["effect"], delta - row["delta_patched"]))
     return pd.concat(frames)
 
 
 def _edit(sweep: Sweep, component: Component, there: dict, own: dict) -> Edit:
     """The patch as an edit of a whole pass; ``there`` and ``own`` are source and target on one prompt's path."""
-    patch = sweep.patch(component, there)
-    site, layer, value, how, head = patch.site, patch.layer, patch.value, "set", None  # value [position, width]
-    if site == "head_out":
-        # the sum over heads changes by the difference of this head's shares
-        site, value, how = "attn_out", value - sweep.patch(component, own).value, "add"
-    elif site == "resid_post":
-        # the stream after a layer is what the next one reads, or the final norm
-        site = "resid_final" if layer == sweep.parts.depth - 1 else "resid_pre"
-        layer += 1
-    elif site == "z":
-        head = patch.head
-    if sweep.decision_only:
-        value = value[-1:]
-    return Edit(site, layer, [value], how, head, sweep.positions)
+    patch = sweep.patch(component, there)  # value [position, width]
+    site, layer, at = patch.site, patch.layer, slice(-1 if sweep.decision_only else 0, None)
+    if site == "head_out":  # the sum over heads changes by the difference of this head's shares
+        change = patch.value - sweep.patch(component, own).value
+        return Edit("attn_out", layer, [change[at]], "add", positions=sweep.positions)
+    if site == "resid_post":  # the stream after a layer is what the next one reads, or the final norm
+        site, layer = ("resid_pre" if layer + 1 < sweep.parts.depth else "resid_final"), layer + 1
+    return Edit(site, layer, [patch.value[at]], head=patch.head if site == "z" else None, positions=sweep.positions)
 
 
 def require(controls: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:

@@ -1,10 +1,10 @@
 """The fast loop behind patching: many patched copies of many prompts, and nothing computed twice.
 
-Prompts that begin alike are packed into a *tree*: one node per distinct (beginning, token), each node attending to the
-nodes on its own path, so a shared beginning is computed once per patched copy ("row"). A row starts at the layer of
-its first patch, from the target's recorded residual stream; in the last layer, and everywhere when only the decision
-step is patched, only the decision steps are computed. The arithmetic is that of the model's own modules, adapters
-included, but for attention, which is written out here; every sweep checks it against whole passes under nnsight.
+Prompts that begin alike are packed into a *tree*: one node per distinct (beginning, token), each attending to its own
+path, so a shared beginning is computed once per patched copy ("row"). A row starts at the layer of its first patch,
+from the target's recorded residual stream. In the last layer, and everywhere when only the decision step is patched,
+only decision steps are computed. All is computed by the model's own modules, adapters included, but for attention,
+which is written out here; every sweep checks it against whole passes under nnsight.
 """
 
 import inspect
@@ -93,10 +93,10 @@ def _tree(prompts: list[int], owned: list[list[int]], first: int, device) -> Tre
 def _rope(parts: Anatomy, layer: int, tree: Tree, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(cos, sin) of the rotary position embedding, each [node, head_dim]."""
     rotary = parts.decoder.rotary_emb
-    # Gemma-3 has one rotary table for each kind of layer
-    typed = "layer_type" in inspect.signature(type(rotary).forward).parameters
-    extra = (parts.decoder.config.layer_types[layer],) if typed else ()
-    cos, sin = rotary(like, tree.depth_of[None], *extra)
+    kinds: tuple = ()
+    if "layer_type" in inspect.signature(type(rotary).forward).parameters:  # Gemma-3: a table for each kind of layer
+        kinds = (parts.decoder.config.layer_types[layer],)
+    cos, sin = rotary(like, tree.depth_of[None], *kinds)
     return cos[0], sin[0]
 
 
@@ -135,8 +135,7 @@ def attend(
         k = torch.index_copy(base_k.expand(len(x), -1, -1, -1), 2, tree.leaf, k)  # [row, kv_head, node, head_dim]
         v = torch.index_copy(base_v.expand(len(x), -1, -1, -1), 2, tree.leaf, v)
     cap = getattr(attn, "attn_logit_softcapping", None)
-    q = q * (attn.scaling / cap if cap else attn.scaling)
-    q = q.unflatten(1, (parts.kv_heads, -1))  # [row, kv_head, group, query, head_dim]
+    q = (q * (attn.scaling / (cap or 1))).unflatten(1, (parts.kv_heads, -1))  # [row, kv_head, group, query, head_dim]
     config = parts.decoder.config
     window = getattr(attn if getattr(config, "layer_types", None) else config, "sliding_window", None)
     plan = tree.leaves if leaf_only else tree.segments
@@ -259,12 +258,11 @@ def patched_layer(
     if last and not batch.decision_only:
         x = x[:, batch.tree.leaf]  # [row, prompt, d_model]
     z = batch.apply_patches(z, "z", layer, nodes)
-    outputs = batch.at.get(("head_out", layer), [])
-    z = z.clone() if outputs else z
-    for row, patch in outputs:
+    shares = batch.at.get(("head_out", layer), [])
+    z = z.clone() if shares else z
+    for row, patch in shares:
         z[row, :, patch.head] = 0  # the source's share of the sum replaces the target's
-    out = block.self_attn.o_proj(z.flatten(2))  # [row, node, d_model]
-    out = batch.apply_patches(out, "head_out", layer, nodes)
+    out = batch.apply_patches(block.self_attn.o_proj(z.flatten(2)), "head_out", layer, nodes)  # [row, node, d_model]
     out = batch.apply_patches(out, "attn_out", layer, nodes)
     x = x + (block.post_attention_layernorm(out) if parts.sandwich else out)
     # without post-sublayer norms, "post_attention" names the norm in front of the MLP

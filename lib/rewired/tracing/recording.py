@@ -55,13 +55,11 @@ def components(model, kinds: Sequence[str] = ("head", "mlp")) -> list[Component]
 def named(model, names: Iterable[str | Component]) -> list[Component]:
     """The components of these names. Raises RewiredError for a name that the model does not have."""
     known = {component.name: component for component in components(model, KINDS)}
-    result = []
-    for name in names:
-        name = name.name if isinstance(name, Component) else name
-        if name not in known:
-            raise choice("component", name, known)
-        result.append(known[name])
-    return result
+    words = [name.name if isinstance(name, Component) else name for name in names]
+    for word in words:
+        if word not in known:
+            raise choice("component", word, known)
+    return [known[word] for word in words]
 
 
 @dataclass
@@ -118,8 +116,7 @@ def record(model, tokenizer, prompts: Sequence[Prompt], labels: Labels | Sequenc
         w_o.append(o_proj(eye) - o_proj(0 * eye))  # [heads x head_dim, d_model], without a bias
     values["w_o"] = torch.stack(w_o).unflatten(1, (parts.heads, parts.head_dim))
     recording = Recording(encoded, trees, **values, delta=np.empty(0), logit=np.empty(0))
-    last = torch.stack([recording.path(i)[-1] for i in range(len(prompts))])  # [prompt]: the node of its decision step
-    final = recording.resid[-1, last]  # [prompt, d_model]
+    final = torch.stack([recording.resid[-1, recording.path(i)[-1]] for i in range(len(prompts))])  # [prompt, d_model]
     recording.delta = read_out(parts, final, encoded)[0].cpu().numpy()
     recording.logit = torch.stack(label_logits(parts, final, encoded)).abs().amax(0).cpu().numpy()
     return recording
@@ -129,15 +126,14 @@ def record(model, tokenizer, prompts: Sequence[Prompt], labels: Labels | Sequenc
 class Sweep:
     """Patches from one recording into another: what every kind of patching shares.
 
-    ``parts`` is the model that is switched on (or its anatomy), whose recording ``target`` is. ``positions``: patch
-    ``"all"`` positions, or only the ``"decision"`` step. ``mode``: a head's ``"input"`` to o_proj is patched, read by
-    the target's W_O, or its ``"output"``, made by the source's W_O. Raises RewiredError for another word, and when the
-    two were not recorded on the same prompts."""
+    ``parts`` is the model that is switched on (or its anatomy), whose recording ``target`` is. ``mode``: a head's
+    ``"input"`` to o_proj is patched, read by the target's W_O, or its ``"output"``, made by the source's. Raises
+    RewiredError for an unknown word, and when the two were not recorded on the same prompts."""
 
     parts: Anatomy
     source: Recording
     target: Recording
-    positions: str = "all"
+    positions: str = "all"  # or "decision": the decision step alone
     mode: str = "input"
 
     def __post_init__(self):
@@ -174,8 +170,7 @@ class Sweep:
         return Patch(site, layer, -1, values[site][layer])
 
     def deltas(self, tree: Tree, rows: Sequence[Sequence[Patch]], start: int) -> np.ndarray:
-        """delta of patched rows, [row, prompt of the tree], in batches that fit the budget. No row has a patch before
-        layer ``start``."""
+        """delta of patched rows, [row, prompt of the tree]. No row has a patch before layer ``start``."""
         base = self.target.at(tree.nodes)
         nodes = len(tree.leaf) if self.decision_only else len(tree.depth_of)
         size = max(1, BUDGET[self.parts.device.type] // nodes)
