@@ -146,7 +146,9 @@ def test_the_table_of_contents_names_what_is_there():
 BROKEN = """
 <script>console.error("boo"); fetch("https://example.org/x").catch(() => 0); nope();</script>
 <img src="no.png" alt=""><a href="nowhere.html">x</a><a href="#noplace">x</a><p style="color:#eee">faint</p>
-<div style="width:900px">wide</div><p class="math">x</p><pre>Traceback (most recent call last)</pre></article>
+<div style="width:900px">wide</div><p class="math">x</p><pre>Traceback (most recent call last)</pre>
+<div class="cell_input"><div class="highlight" style="width:300px"><pre>a_line_that_is_wider_than_its_cell_by_far = 1
+</pre></div></div></article>
 """
 
 
@@ -162,6 +164,7 @@ def test_the_browser_finds_nothing_and_then_everything(book):
         *(
             "wider than the screen",
             "formula not set",
+            "code scrolls sideways: a_line_that_is_wider",
             "a traceback",
             "dead link book/nowhere.html",
             "intro.html#noplace",

@@ -56,6 +56,8 @@
   const culprits = wide > 1 ? [...article.querySelectorAll("*")].filter(beyond) : [];
   const images = [...document.images].filter((img) => shown(img) && img.complete && !img.naturalWidth);
   const formulas = [...article.querySelectorAll(".math")].filter((node) => !node.querySelector("mjx-container"));
+  const code = [...article.querySelectorAll("div.cell_input pre")].filter(shown);
+  const scrolls = code.filter((node) => node.scrollWidth > node.clientWidth + 1);
   return {
     theme: document.documentElement.dataset.theme,
     text: article.innerText,
@@ -65,6 +67,7 @@
     unset: formulas.map((node) => start(node.textContent)),
     faint: [...faint],
     wide,
+    scrolls: scrolls.map((node) => start(node.textContent)),
     culprits: culprits.slice(0, 3).map(name),
   };
 })(MIN_CONTRAST);
