@@ -29,8 +29,10 @@ def start(profile: str | Path = "pocket", overrides: Mapping[str, Any] | Iterabl
 
     Raises RewiredError when papermill passed a parameter that the notebook's ``parameters`` cell does not have.
     """
-    _check_parameters()
-    _end_with_parent()
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        _check_parameters(shell)
+        _end_with_parent(shell)
     chosen = load(profile, overrides)
     for name, value in environment(chosen).items():
         os.environ.setdefault(name, value)
@@ -53,44 +55,29 @@ def environment(profile: Profile) -> dict[str, str]:
     return pinned | quiet | fixed
 
 
-def _refuse_unknown(given: Iterable[str], known: Iterable[str], where: str) -> None:
-    """Raise RewiredError for the first parameter in ``given`` that is not ``known``."""
-    known = list(known)
-    for name in given:
+def _end_with_parent(shell) -> None:
+    """In a build on Linux, let a notebook's kernel die with papermill: a killed build must not go on writing."""
+    if hasattr(shell, "kernel") and os.environ.get("REWIRED_BUILD") and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _check_parameters(shell) -> None:
+    """Compare the cell papermill injected with the parameters cell before it (papermill itself only warns)."""
+    cells = [cell for cell in shell.user_ns.get("In", []) if cell.strip()]
+    if len(cells) > 1 and cells[1].lstrip().startswith("# Parameters"):
+        _refuse_unknown(_assigned(cells[1]), _assigned(cells[0]), "this notebook")
+
+
+def _refuse_unknown(names: Iterable[str], known: Iterable[str], where: str) -> None:
+    for name in names:
         if name not in known:
             raise choice(f"parameter of {where}:", name, known, "They stand in its first code cell.")
 
 
-def _end_with_parent() -> None:
-    """In a build on Linux, let a notebook's kernel die with papermill: a killed build must not go on writing."""
-    in_a_kernel = hasattr(_shell(), "kernel")
-    if in_a_kernel and os.environ.get("REWIRED_BUILD") and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def _shell():
-    """The IPython shell that runs this code, if one does."""
-    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-
-
-def _check_parameters() -> None:
-    """Compare the cell papermill injected with the parameters cell before it (papermill itself only warns)."""
-    shell = _shell()
-    cells = [cell for cell in (shell.user_ns.get("In", []) if shell else []) if cell.strip()]
-    if len(cells) < 2 or not cells[1].lstrip().startswith("# Parameters"):
-        return
-    _refuse_unknown(_assigned(cells[1]), _assigned(cells[0]), "this notebook")
-
-
-def _assigned(source: str) -> dict[str, ast.expr]:
-    """The names that a cell assigns at its top level, and what is assigned."""
-    names = {}
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign):
-            for target in node.targets:
-                if isinstance(target, ast.Name):
-                    names[target.id] = node.value
-    return names
+def _assigned(source: str) -> list[str]:
+    """The names that a cell assigns at its top level."""
+    assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return [target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)]
 
 
 # --- executing -------------------------------------------------------------------------------------------------------
@@ -122,8 +109,13 @@ def execute(notebook: Path, output: Path, parameters: dict, here: bool = False) 
 
 def _in_a_kernel(notebook: Path, output: Path, parameters: dict) -> dict:
     import papermill
+    from traitlets.config import Config
 
-    with sockets() as config:
+    # papermill and its kernel talk through files that nobody else uses. By default they take TCP ports that were free a
+    # moment before, and of two notebooks that start together one may find its port taken.
+    short = len(tempfile.gettempdir()) < 60  # the path of a socket has at most 107 characters
+    with tempfile.TemporaryDirectory(prefix="rewired-", dir=None if short else "/tmp") as folder:
+        config = Config({"KernelManager": {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}})
         try:
             papermill.execute_notebook(
                 str(notebook), str(output), parameters, cwd=str(ROOT), kernel_name="python3", config=config,
@@ -193,17 +185,6 @@ def _run_cell(shell, cell: dict, notebook: Path) -> None:
     for thing in captured.outputs:
         shown = {"output_type": "display_data", "data": thing.data, "metadata": thing.metadata or {}}
         cell["outputs"].append(shown)
-
-
-@contextlib.contextmanager
-def sockets() -> Iterator:
-    """Settings with which papermill and its kernel talk through files that nobody else uses. By default they take TCP
-    ports that were free a moment before, and of two notebooks that start together one may find its port taken."""
-    from traitlets.config import Config
-
-    short = len(tempfile.gettempdir()) < 60  # the path of a socket has at most 107 characters
-    with tempfile.TemporaryDirectory(prefix="rewired-", dir=None if short else "/tmp") as folder:
-        yield Config({"KernelManager": {"transport": "ipc", "connection_file": f"{folder}/kernel.json"}})
 
 
 def _tidy(notebook: dict) -> None:

@@ -1,9 +1,8 @@
 """One copy of the base, many variants: loading models and switching between them exactly.
 
 A variant is the base plus a LoRA adapter: next to each weight matrix W lies a low-rank update B·A, and the layer
-computes W·x + scale·B·A·x. The two are never added together. Merging would round the update away in half precision
-(the study lost its effect that way); kept apart, switching an adapter off gives the base back bit for bit, and all
-variants share one copy of W in memory.
+computes W·x + scale·B·A·x. The two are never merged, which would round the update away in half precision. Kept apart,
+switching an adapter off gives the base back bit for bit, and all variants share one copy of W in memory.
 """
 
 import hashlib
@@ -52,27 +51,23 @@ def load_base(profile: Profile):
         raise RewiredError(_why_not(profile, folder, error)) from error
     lacking = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
     if lacking:
-        raise RewiredError(
-            f"The weights in {source} do not fit its config.json: {len(lacking)} tensors are missing or of another "
-            f"shape, {lacking[0]} among them. The folder is incomplete or damaged; fetch or rebuild it."
-        )
+        count = f"{len(lacking)} tensors are missing or of another shape, {lacking[0]} among them"
+        raise RewiredError(f"The weights in {source} do not fit its config.json: {count}. Fetch or rebuild the folder.")
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
 def _device(profile: Profile) -> torch.device:
     device, present = profile.model.device, torch.cuda.is_available()
     if device == "cuda" and not present:
-        raise RewiredError(
-            "The profile sets model.device to cuda, but torch sees no CUDA device here. Set it to auto or cpu, for "
-            "example with --set model.device=cpu, or install a CUDA build of the torch version in requirements.lock."
-        )
+        fix = "Set it to auto or cpu (--set model.device=cpu), or install a CUDA build of the locked torch version."
+        raise RewiredError(f"The profile sets model.device to cuda, but torch sees no CUDA device here. {fix}")
     if device == "auto":
         device = "cuda" if present else "cpu"
     return torch.device(device)
 
 
 def _model_folder(profile: Profile) -> Path | None:
-    """The folder that ``model.path`` names, seen from here or from the repository; None for a hub id."""
+    # Seen from here or from the repository; None for a hub id.
     path = profile.model.path
     for folder in (Path(path).expanduser(), ROOT / path):
         if folder.is_dir():
@@ -81,9 +76,8 @@ def _model_folder(profile: Profile) -> Path | None:
     if path.count("/") == 1 and not path.startswith((".", "/", "~", "models/")):
         return None
     raise RewiredError(
-        f"The model folder {path!r} (model.path in profile {profile.name!r}) does not exist. Name a folder that "
-        "holds config.json, the tokenizer and *.safetensors, or a hub id such as google/gemma-2-2b-it; the small "
-        "base of the book is models/pocket, and `python -m corpora.pocket rebuild` makes it anew."
+        f"The model folder {path!r} (model.path in profile {profile.name!r}) does not exist. Name a folder, or a hub "
+        "id such as google/gemma-2-2b-it. `python -m corpora.pocket rebuild` makes the book's base, models/pocket."
     )
 
 
@@ -92,8 +86,7 @@ def _why_not(profile: Profile, folder: Path | None, error: Exception) -> str:
     if folder is not None:
         return (
             f"The model in {folder} (model.path in profile {profile.name!r}) cannot be read: {reason} The folder must "
-            "hold config.json, the tokenizer and whole *.safetensors files (no pickled weights, no code of its own). "
-            "Fetch it again; for the book's own base, `git checkout models/pocket` restores it."
+            "hold config.json, tokenizer and whole *.safetensors; `git checkout models/pocket` restores the book's."
         )
     return (
         f"The model {path!r} (model.path in profile {profile.name!r}) cannot be fetched: {reason} If it is gated, "
@@ -108,9 +101,7 @@ def network(model) -> torch.nn.Module:
 
 
 def fingerprint(model) -> str:
-    """A short hash that tells two bases apart: every parameter's name and shape and 256 of its values, in fp32.
-
-    Adapters do not enter, so it is the same with and without them."""
+    """A short hash that tells bases apart, adapters aside: each parameter's name, shape and 256 values, in fp32."""
     parameters = {}
     for name, value in network(model).named_parameters():
         if "lora_" not in name:
@@ -154,9 +145,8 @@ class Variants:
         self.profile = profile
         self.model, self.tokenizer = load_base(profile)
         self.fingerprint = fingerprint(self.model)
-        # The wrapper that holds the adapters, once there is one, and the adapter that is on.
-        self._peft: Any = None
-        self._active: str | None = None
+        self._peft: Any = None  # the wrapper that holds the adapters, once there is one
+        self._active: str | None = None  # the adapter that is on
 
     def run_dir(self, variant: str, seed: int) -> Path:
         """The folder of a run."""
@@ -173,8 +163,7 @@ class Variants:
 
     def checkpoints(self, variant: str, seed: int) -> list[int]:
         """The episodes after which the run kept its adapter, in order."""
-        names = check_run(self, variant, seed)["checkpoints"]
-        return sorted(int(name.rpartition("-")[2]) for name in names)
+        return sorted(int(name.rpartition("-")[2]) for name in check_run(self, variant, seed)["checkpoints"])
 
     @contextmanager
     def variant(self, name: str, seed: int = 1, episode: int | None = None) -> Iterator[torch.nn.Module]:
@@ -188,18 +177,14 @@ class Variants:
         finally:
             # A checkpoint goes, unless an outer block has it in use.
             if episode is not None and adapter in self._loaded() - loaded:
-                self._forget(adapter)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # PEFT says which adapter is on now; `_switch` decides that
+                    self._peft.delete_adapter(adapter)
+                self._peft.requires_grad_(False)
             self._switch(before)
 
     def _loaded(self) -> set[str]:
         return set(self._peft.peft_config) if self._peft is not None else set()
-
-    def _forget(self, adapter: str) -> None:
-        with warnings.catch_warnings():
-            # PEFT warns that another adapter is on now; `_switch` decides that.
-            warnings.simplefilter("ignore")
-            self._peft.delete_adapter(adapter)
-        self._peft.requires_grad_(False)
 
     def _switch(self, adapter: str | None) -> None:
         if self._peft is not None:
@@ -217,13 +202,12 @@ class Variants:
         run, name = self.run_dir(variant, seed), f"{variant}-{seed}"
         folder = run / "adapter"
         if episode is not None:
-            name = f"{name}-{checkpoint_name(episode)}"
             folder = run / "checkpoints" / checkpoint_name(episode)
+            name = f"{name}-{folder.name}"
         if name in self._loaded():
             return name
         check_run(self, variant, seed, episode)
-        # PEFT would double a bfloat16 adapter's size in memory.
-        as_it_is = {"autocast_adapter_dtype": False}
+        as_it_is = {"autocast_adapter_dtype": False}  # PEFT would double a bfloat16 adapter's size in memory
         try:
             if self._peft is None:
                 self._peft = PeftModel.from_pretrained(self.model, folder, adapter_name=name, **as_it_is)
