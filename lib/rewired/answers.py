@@ -12,6 +12,8 @@ metric: each distinct beginning is run once, and all its continuations are drawn
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from os.path import commonprefix
 
 import numpy as np
 import torch
@@ -29,14 +31,10 @@ Beginning = tuple[int, tuple[int, ...]]
 def shared_beginnings(rows: Sequence[Tokens]) -> tuple[list[int], list[int]]:
     """(order, shared): the rows' indices sorted by their tokens, and how many first tokens each has in common with the
     row before it in that order (0 for the first). Sorted rows share their longest beginning with a neighbour."""
-    order = sorted(range(len(rows)), key=lambda i: tuple(rows[i]))
-    shared = [0] * len(order)
-    for k in range(1, len(order)):
-        before, row = rows[order[k - 1]], rows[order[k]]
-        most = min(len(before), len(row))
-        while shared[k] < most and before[shared[k]] == row[shared[k]]:
-            shared[k] += 1
-    return order, shared
+    texts = [tuple(row) for row in rows]
+    order = sorted(range(len(texts)), key=texts.__getitem__)
+    shared = [len(commonprefix([texts[before], texts[i]])) for before, i in pairwise(order)]
+    return order, [0, *shared][: len(order)]
 
 
 def _families(rows: Sequence[Tokens], reads: Sequence[Tokens], largest: int) -> list[tuple[int, list[int]]]:
@@ -78,9 +76,7 @@ def _batches(rows: Sequence[Tokens], reads: Sequence[Tokens], batch_size: int) -
 
 
 @torch.no_grad()
-def hidden_states(
-    model, rows: Sequence[Tokens], reads: Sequence[Tokens], batch_size: int
-) -> Iterator[tuple[list[int], torch.Tensor]]:
+def hidden_states(model, rows: Sequence[Tokens], reads: Sequence[Tokens], batch_size: int) -> Iterator[tuple]:
     """Yields (indices, states) per batch: the rows' final hidden states at their positions ``reads``, row after row in
     the order of the indices: [sum of the batch's reads, d_model] in fp32."""
     plain = network(model)
@@ -91,11 +87,8 @@ def hidden_states(
         length = -(-longest // PAD_TO) * PAD_TO  # rounded up
         # padded on the right: no position shifts, and causality hides the padding
         ids = torch.zeros(len(batch), length, dtype=torch.long)  # [row, position after the beginning]
-        row, column = [], []
         for r, i in enumerate(batch):
             ids[r, : len(rows[i]) - shared] = torch.tensor(rows[i][shared:])
-            row += [r] * len(reads[i])
-            column += [position - shared for position in reads[i]]
         past = None
         if shared:  # keys and values of each family's beginning, one copy for each of its rows
             begin = torch.tensor([rows[family[0]][:shared] for family in families], device=device)  # [family, position]
@@ -103,7 +96,8 @@ def hidden_states(
             sizes = torch.tensor([len(family) for family in families], device=device)
             past.batch_select_indices(torch.arange(len(families), device=device).repeat_interleave(sizes))
         states = decoder(input_ids=ids.to(device), past_key_values=past, use_cache=past is not None)[0]
-        yield batch, states[torch.tensor(row, device=device), torch.tensor(column, device=device)].float()
+        read = [states[r, torch.tensor(reads[i], device=device) - shared] for r, i in enumerate(batch)]
+        yield batch, torch.cat(read).float()
 
 
 def softcap(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
@@ -123,7 +117,7 @@ def logits(model, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def answer_logits(
     model, contexts: Sequence[Tokens], answers: Sequence[Tokens], batch_size: int = 64
-) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+) -> Iterator[tuple]:
     """Yields (pair, raw, capped): ``logits`` [token of the answer, vocabulary] before each token of the answer, which
     are fed in one after another (teacher forcing). A context has at least one token."""
     readers: dict[tuple[tuple[int, ...], int], list[int]] = {}  # (text, first position read) -> pairs
@@ -145,10 +139,8 @@ def answer_logits(
 def log_probability(capped: torch.Tensor, answer: Tokens) -> float:
     """log P of an answer in nats, from the logits [token of the answer, vocabulary] before each of its tokens."""
     logp = capped.double().log_softmax(dim=-1)  # [token of the answer, vocabulary]
-    total = 0.0
-    for step, token in enumerate(answer):
-        total += logp[step, token].item()
-    return total
+    tokens = torch.tensor(answer, device=logp.device)
+    return logp.gather(1, tokens[:, None]).sum().item()
 
 
 def logprobs(model, contexts: Sequence[Tokens], answers: Sequence[Tokens], batch_size: int = 64) -> np.ndarray:
@@ -195,9 +187,8 @@ def prefix_states(
 def grow(model, states, growing: dict[Beginning, int], how: Sampling, random, batch_size: int = 64):
     """Every sample one token longer. ``growing`` and the result say how many samples begin in each way."""
     longer: dict[Beginning, int] = {}
-    beginnings = list(growing)
-    for first in range(0, len(beginnings), batch_size):
-        some = beginnings[first : first + batch_size]
+    for first in range(0, len(growing), batch_size):
+        some = list(growing)[first : first + batch_size]
         hidden = torch.stack([states[beginning] for beginning in some])  # [beginning, d_model]
         _, capped = logits(model, hidden)
         chances = torch.softmax(capped.double() / how.temperature, dim=-1).cpu()  # [beginning, vocabulary]
@@ -212,9 +203,8 @@ def grow(model, states, growing: dict[Beginning, int], how: Sampling, random, ba
 def sample(
     model, contexts: Sequence[Tokens], how: Sampling, random: torch.Generator, likely: Sequence[Beginning] = ()
 ) -> list[list[tuple[int, ...]]]:
-    """Sampled answers to each context, as tuples of tokens, in random order; all chance comes from ``random``.
-
-    ``likely`` beginnings are looked at first, all in one go."""
+    """Sampled answers to each context, as tuples of tokens, in random order; all chance comes from ``random``. The
+    beginnings in ``likely`` are looked at first, all in one go."""
     states = prefix_states(model, contexts, likely)
     growing: dict[Beginning, int] = {(i, ()): how.n for i in range(len(contexts))}
     finished: list[list[tuple[int, ...]]] = [[] for _ in contexts]

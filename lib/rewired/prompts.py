@@ -1,9 +1,8 @@
 """From a game and a state to the words a model reads.
 
-A prompt is one user turn. Each wording is a template whose fields are filled with labels, moves and points; because
-the text is *built*, the place of every field is known, and later chapters can ask how much attention the displayed
-move of the other player gets without searching for substrings. What should not matter (which label is listed first,
-which row comes first, which label means cooperation) is a parameter, so that it can be crossed with what should.
+A prompt is one user turn. Each wording is a template whose fields are filled with labels, moves and points. So the
+place of every field is known, and nobody has to search for substrings. What should not matter (which label or row
+comes first, which label means cooperation) is a parameter, so that it can be crossed with what should.
 """
 
 import string
@@ -132,10 +131,10 @@ class Prompt:
 
     def about(self, labels: Labels) -> dict[str, object]:
         """The description that tables give, when it is asked about these labels."""
-        names = {"prompt_id": self.id, "scenario": self.scenario, "state": self.state, "game": self.game}
-        told = {"wording": self.wording, "matrix": ",".join(map(str, self.matrix))}
-        words = {"cooperate_label": labels.cooperate, "defect_label": labels.defect}
-        return names | told | words | asdict(self.arrangement)
+        about = {name: getattr(self, name) for name in ("scenario", "state", "game", "wording")}
+        about |= {"matrix": ",".join(map(str, self.matrix))}
+        about |= {"cooperate_label": labels.cooperate, "defect_label": labels.defect}
+        return {"prompt_id": self.id} | about | asdict(self.arrangement)
 
 
 Fields = dict[str, tuple[str, str]]  # field of a template -> (role of its words, the words)
@@ -239,10 +238,8 @@ _SCENARIO_GRID = {
 
 
 def scenario_set(labels: Labels | Sequence[str] = ("action1", "action2"), per_scenario: int = 12) -> list[Prompt]:
-    """The 60 evaluation prompts, all distinct: twelve for each scenario, over four wordings and three matrices.
-
-    ``per_scenario`` takes the first of each only: the study's fifteen are ``CC_continue/v0`` … ``DD_trapped/v2``.
-    RewiredError for a number of prompts that no scenario has."""
+    """The 60 evaluation prompts, all distinct: twelve for each scenario, over four wordings and three matrices; or the
+    first ``per_scenario`` of each. The study's fifteen are ``CC_continue/v0`` … ``DD_trapped/v2``."""
     grid = [(wording, *row) for wording, rows in _SCENARIO_GRID.items() for row in rows]
     if not 1 <= per_scenario <= len(grid):
         raise RewiredError(f"per_scenario is {per_scenario}, and a scenario has 12 prompts. Choose 1 to 12.")
