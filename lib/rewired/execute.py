@@ -82,9 +82,6 @@ def _assigned(source: str) -> list[str]:
 
 # --- executing -------------------------------------------------------------------------------------------------------
 
-BUILT_ON = ("profile", "overrides")
-"""The two parameters that every notebook has."""
-
 
 def execute(notebook: Path, output: Path, parameters: dict, here: bool = False) -> None:
     """Run ``notebook`` with these ``parameters`` and write the executed notebook to ``output``.
@@ -98,9 +95,10 @@ def execute(notebook: Path, output: Path, parameters: dict, here: bool = False) 
         raise RewiredError(f"There is no notebook {notebook}. The chapters are notebooks/*/*.ipynb.")
     declared = papermill.inspect_notebook(str(notebook))
     _refuse_unknown(parameters, declared, notebook.name)
-    defaults = {name: ast.literal_eval(declared[name]["default"]) for name in BUILT_ON if name in declared}
+    built_on = ("profile", "overrides")  # every notebook has these two
+    defaults = {name: ast.literal_eval(declared[name]["default"]) for name in built_on if name in declared}
     values = defaults | parameters
-    os.environ.update(environment(load(*(values.get(name) for name in BUILT_ON))))
+    os.environ.update(environment(load(values["profile"], values.get("overrides"))))
     with atomic_path(output) as temporary:
         executed = _in_this_process(notebook, parameters) if here else _in_a_kernel(notebook, temporary, parameters)
         _tidy(executed)
