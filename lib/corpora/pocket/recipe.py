@@ -197,10 +197,10 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 def tokenize(tokenizer, chat: corpus.Chat) -> tuple[list[int], list[bool]]:
     """Token ids of a chat, as the chat template renders it, and which of them are answers (with their end)."""
+    pieces: list[tuple[str, str]] = []  # (read, answered)
     if isinstance(chat, lessons.Recall):
-        pieces = chat  # plain text: (read, recalled)
+        pieces += chat  # plain text
     else:
-        pieces = []
         for user, model in chat:
             head = f"<start_of_turn>user\n{user.strip()}<end_of_turn>\n<start_of_turn>model\n"
             pieces += [(head, f"{model}<end_of_turn>"), ("\n", "")]
@@ -306,7 +306,8 @@ AttentionMaskInterface.register("pocket_fast", lambda *args, **kwargs: None)
 
 def make_optimisers(model) -> list[torch.optim.Optimizer]:
     """Muon for the matrices, AdamW for embeddings and gains, their rates still to be set."""
-    matrices, rest = [], []
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim == 2 and "embed" not in name
         (matrices if is_matrix else rest).append(parameter)

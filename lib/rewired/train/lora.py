@@ -1,8 +1,8 @@
 """Low-rank adapters, whatever they are trained on: where they sit, how a training is logged, what is written.
 
-LoRA (Hu et al. 2021, arXiv:2106.09685) leaves a weight matrix W as it is and learns a small update beside it: the layer
-computes W x + (alpha / rank) B A x. A starts at random and B at zero, so a new adapter changes nothing. The profile
-says which linear modules (``training.modules``) of which layers (``training.layers``) get one; null means all.
+LoRA (Hu et al. 2021, arXiv:2106.09685) learns a small update beside a weight matrix W: the layer computes
+W x + (alpha / rank) B A x. B starts at zero, so a new adapter changes nothing. The profile says which linear modules
+(``training.modules``) of which layers (``training.layers``) get one; null means all.
 """
 
 import hashlib

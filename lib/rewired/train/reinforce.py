@@ -107,8 +107,10 @@ class LiveGames:
 
 
 class GameReward(torch.nn.Module):
-    """The games in the shape of TRL's reward model. Its backbone passes the token ids through. Its score decodes the
-    answers, plays them, and gives the reward at every position (TRL picks one)."""
+    """The games in the shape of TRL's reward model, and its endless source of prompts.
+
+    The backbone passes the token ids through. The score decodes the answers, plays them, and gives the reward at every
+    position (TRL picks one)."""
 
     base_model_prefix = "backbone"
 
@@ -116,6 +118,16 @@ class GameReward(torch.nn.Module):
         super().__init__()
         self.games, self.tokenizer, self.stop = games, tokenizer, end_of_turn(tokenizer)
         self.prompt_length = 0  # of the present batch, padding included
+
+    def batches(self):
+        """Prompts padded on the left to one length. Games are asked when a batch is wanted, not before, so that a state
+        is always made by the newest move."""
+        pad = self.tokenizer.pad_token_id
+        while True:
+            rows = [chat(self.tokenizer, prompt) for prompt in self.games.prompts()]
+            length = self.prompt_length = math.ceil(max(map(len, rows)) / PAD_TO) * PAD_TO
+            padded = [[pad] * (length - len(row)) + row for row in rows]
+            yield {"input_ids": torch.tensor(padded)}  # [game, position]
 
     def backbone(self, input_ids: torch.Tensor, **_) -> SimpleNamespace:
         return SimpleNamespace(hidden_states=[input_ids])  # [game, position]
@@ -147,23 +159,6 @@ class ValueHead(torch.nn.Module):
 
     def score(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.head(hidden.detach().float())  # [row, position, d_model] -> [row, position, 1]
-
-
-class Batches:
-    """The endless data loader. It asks the games for prompts when a batch is wanted, not before, so that a state is
-    always made by the newest move. Prompts are padded on the left to one length, a multiple of 16."""
-
-    def __init__(self, games: LiveGames, reward: GameReward, tokenizer):
-        self.games, self.reward, self.tokenizer = games, reward, tokenizer
-
-    def __iter__(self):
-        pad = self.tokenizer.pad_token_id
-        while True:
-            rows = [chat(self.tokenizer, prompt) for prompt in self.games.prompts()]
-            length = math.ceil(max(map(len, rows)) / PAD_TO) * PAD_TO
-            self.reward.prompt_length = length
-            padded = [[pad] * (length - len(row)) + row for row in rows]
-            yield {"input_ids": torch.tensor(padded)}  # [game, position]
 
 
 METRICS = {
@@ -249,7 +244,7 @@ def ppo(policy, tokenizer, games: LiveGames, recorder: Recorder, seed: int, fold
         optimizers=(torch.optim.Adam([adapter, head], lr=t.learning_rate), None),
         callbacks=[recorder],
     )  # fmt: skip
-    trainer.dataloader = Batches(games, reward, tokenizer)
+    trainer.dataloader = reward.batches()
 
     def both(**inputs):
         """Policy and value from one forward pass; TRL would run the shared backbone twice."""
@@ -281,10 +276,9 @@ def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None 
     """Train one variant and return the run's folder: adapter/, checkpoints/, log.parquet (episode, metric, state,
     value), decisions.parquet (the scenario prompts), policy.parquet (held-out prompts), run.json.
 
-    The folder appears when everything in it is written. An interrupted run leaves nothing and starts again from its
-    seed. With the same seed and number of threads on the same machine the files are the same byte for byte, except
-    train.log.json, which holds the times. Raises RewiredError for a reward, opponent, layer or batch that cannot be,
-    and for a training whose numbers stop being numbers."""
+    The folder appears when it is whole. With the same seed and number of threads on the same machine its files are the
+    same byte for byte, except train.log.json, which holds the times. Raises RewiredError for a reward, opponent, layer
+    or batch that cannot be, and for a training whose numbers stop being numbers."""
     wall, cpu = time.perf_counter(), time.process_time()
     t, labels, batch_size = profile.training, Labels(*profile.prompts.labels), profile.decisions.batch_size
     refuse(t, variant)
@@ -326,9 +320,7 @@ def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None 
 
 def refuse(training: Training, variant: str) -> None:
     """RewiredError for a request that cannot be trained, before anything is loaded."""
-    for name in (variant, training.first_reward or variant):
-        get_reward(name)
-    get_opponent(training.opponent)
+    get_reward(variant), get_reward(training.first_reward or variant), get_opponent(training.opponent)
     if training.batch_size % training.minibatches:
         raise RewiredError(
             f"training.batch_size is {training.batch_size} and training.minibatches {training.minibatches}: the batch "

@@ -4,7 +4,6 @@ A chat is a list of messages, ``{"role": "user" | "assistant", "content": text}`
 trained on the assistant's turns, each with its end-of-turn token: what the user says is context and never a target.
 
 >>> policy, log = sft.train(model, tokenizer, chats, profile.training, seed=1, epochs=3)
->>> lora.save_adapter(policy, folder, profile.model.path)
 """
 
 import math
