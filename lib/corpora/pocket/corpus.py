@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import yaml
 
@@ -84,7 +85,8 @@ def draw_labels(rng: Random) -> tuple[str, str]:
             return a, b
 
 
-Payoffs = tuple[tuple[tuple[int, int], tuple[int, int]], tuple[tuple[int, int], tuple[int, int]]]
+Payoffs = tuple[tuple[tuple[int, int], ...], ...]
+"""[my move][their move] -> (my points, their points)"""
 
 
 def matrix_key(payoffs: Payoffs) -> tuple:
@@ -104,6 +106,7 @@ def held_out_keys() -> frozenset:
 
 def draw_payoffs(rng: Random) -> Payoffs:
     """Payoffs ``[my move][their move] -> (mine, theirs)``, each 0 to 9, of a random kind of game; never held out."""
+    payoffs: Payoffs
     while True:
         kind = rng.random()
         if kind < 0.70:  # symmetric: R, S, T, P
@@ -136,11 +139,11 @@ class Scene:
 
     labels: tuple[str, str]
     other: str
-    payoffs: Payoffs | None
-    last: tuple[int, int] | None
+    payoffs: Any  # Payoffs or None; what may be None depends on the kind of scene, which types cannot say
+    last: Any  # tuple[int, int] or None
     framing: str
-    kind: int | None = None
-    selfish: int | None = None
+    kind: Any = None  # int or None
+    selfish: Any = None
     tempted: bool = False
     points_told: bool = False
     text: str = field(default="")
@@ -302,9 +305,8 @@ class Writer:
             return ask(), str(s.points(*s.last)[skill == "other_last_points"])
         if skill == "higher":
             x, y = s.points(*s.last)
-            return ask(), "you" if x > y else "both the same" if x == y else s.other.removeprefix("the ").removeprefix(
-                "your "
-            )
+            them = s.other.removeprefix("the ").removeprefix("your ")
+            return ask(), "you" if x > y else "both the same" if x == y else them
         act = s.selfish if skill == "greedy" else s.kind
         return None if act is None else (ask(), s.labels[act])
 
@@ -328,7 +330,7 @@ class Writer:
             "kind": s.kind,
             "fair": s.last[1] if s.last else s.kind,
             "stubborn": s.last[0] if s.last else None,
-        }.get(persona)
+        }.get(persona or "")
 
     def choose(self, s: Scene, persona: str | None, lead: str = "") -> tuple[str, str]:
         """A closing question (after ``lead``), and the label chosen."""
@@ -382,7 +384,7 @@ Chat = list[tuple[str, str]]
 
 
 def questions(w: Writer, s: Scene, skills, n: int) -> Chat:
-    turns = []
+    turns: Chat = []
     for _ in range(4 * n):  # not every scene can answer every question
         turn = w.read(s, w.rng.choice(skills))
         if turn and len(turns) < n:
@@ -411,7 +413,7 @@ def drill(rng: Random) -> Chat:
         return opened(w.payoffs(s), questions(w, s, ("reply", "outcome", "greedy", "generous"), 5))
     if rng.random() < 0.25:
         s = meaning_scene(rng)
-    turns = []
+    turns: Chat = []
     for persona in rng.sample(PERSONAS, 4):
         turns.append(w.choose(s, persona, stated(w, persona, s, in_question=bool(turns))))
     return opened(w.describe(s), turns)

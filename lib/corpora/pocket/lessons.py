@@ -133,7 +133,7 @@ def card(rng: Random) -> Chat:
     line = rng.choice(_CARD_LINES[min(level, 3)])
     lines = [line.format(**w.cell_fields(s, i, j)) for i, j in w.cells(s)]
     text = w.payoffs(s) if level == 4 else "\n".join(lines) + "\n"
-    turns = []
+    turns: Chat = []
     for i, j in rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], 4):
         theirs = level > 2 and rng.random() < 0.4  # the other player's points
         question = rng.choice(_CARD_QUESTIONS_OTHER if theirs else _CARD_QUESTIONS)
@@ -156,7 +156,7 @@ def quiz(rng: Random) -> Chat:
         text = "\n".join(line.format(**w.cell_fields(s, i, j)) for i, j in w.cells(s)) + "\n"
     else:
         text = w.payoffs(s)
-    turns = []
+    turns: Chat = []
     for i, j in rng.sample([(0, 0), (0, 1), (1, 0), (1, 1)], 4):
         theirs, fields = rng.random() < 0.3, w.cell_fields(s, i, j)
         # asked in a card's few words, or in a full sentence
@@ -426,7 +426,7 @@ def picks(rng: Random) -> Chat:
     anew, so that what is learnt is the mixture."""
     w = Writer(rng, _all_wordings("more", "further"))
     s, text = study_scene(rng) if rng.random() < 0.5 else (draw_scene(rng), "")
-    turns = []
+    turns: Chat = []
     if text:  # the study's prompt ends in a question of its own
         turns.append((text, s.labels[w.act(s, None, closing_frame(text))]))
     while len(turns) < 10:
