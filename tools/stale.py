@@ -126,13 +126,15 @@ def closure(start: Iterable[Path], root: Path) -> list[Path]:
 
 
 def _data(file: Path, root: Path) -> Iterator[Path]:
-    """Data files a module reads: those in its own package folder, and files of ``config/`` that its source names."""
+    """Data files a module reads: those in its own package folder, and files beside it or in ``config/`` that its source
+    names."""
     if file.name == "__init__.py" and file.parent != root / "lib" / "rewired":
         yield from (f for f in sorted(file.parent.iterdir()) if f.is_file() and f.suffix not in (".py", ".pyc"))
     for node in nodes(file, ast.Constant):
-        if isinstance(node.value, str) and node.value.endswith(".yaml"):
-            if (root / "config" / Path(node.value).name).is_file():
-                yield root / "config" / Path(node.value).name
+        if isinstance(node.value, str) and node.value.endswith((".yaml", ".mplstyle")):
+            for place in (root / "config", file.parent):
+                if (place / Path(node.value).name).is_file():
+                    yield place / Path(node.value).name
 
 
 def code_hash(start: Iterable[Path], root: Path, rewards: Iterable[str] | None = None) -> str:

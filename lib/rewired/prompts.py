@@ -22,49 +22,9 @@ CANONICAL = (3, 0, 4, 1)
 SCENARIOS = ("CC_continue", "CC_temptation", "CD_punished", "DC_exploited", "DD_trapped")
 HELD_OUT_FILE = Path(__file__).resolve().parents[2] / "config" / "heldout.yaml"
 
-_CLOSING = "{temptation}\n{question} Answer only with {answer_first} or {answer_second}, no other words. Your answer:"
-_TEMPTATION = " Note that with {label} you would have got {gained} points and not {usual}."
-
-WORDINGS = {
-    # the study's form: options, how points work, table, last round, question, answer format
-    "structured": (
-        "You play a game with another player. You can choose {listed_first} or {listed_second}. "
-        "The points depend on both choices. The rows are your choice and the columns are the choice of the other "
-        "player. Your points come first.\n"
-        "| | {column_1} | {column_2} |\n| {row_1} | {cell_11} | {cell_12} |\n| {row_2} | {cell_21} | {cell_22} |\n"
-        "In the last round you chose {own_move} and the other player chose {other_move}. "
-        "You got {own_points} points and the other player got {other_points} points."
-    ),
-    # payoffs told in sentences, with a friend
-    "prose": (
-        "You and your friend play a game. Each of you picks {listed_first} or {listed_second}. "
-        "{sentence_1} {sentence_2} {sentence_3} {sentence_4} "
-        "Last time you picked {own_move} and your friend picked {other_move}. "
-        "You got {own_points} points and your friend got {other_points} points."
-    ),
-    # a shared flat; no payoffs, the labels' meaning in words
-    "story": (
-        "You share a flat with your friend. Each week both of you can help to clean the flat or leave the mess. "
-        "{meaning_1} {meaning_2} Last week you chose {own_move} and your friend chose {other_move}."
-    ),
-    # the game by its name, no matrix
-    "named": (
-        "You play the Prisoner's Dilemma with another player. {meaning_1} {meaning_2} "
-        "In the last round you chose {own_move} and the other player chose {other_move}. "
-        "You got {own_points} points and the other player got {other_points} points."
-    ),
-}
-_QUESTION = {
-    "structured": "Which choice gives you the most points?",
-    "prose": "Which one do you pick to get the most points?",
-    "story": "What do you choose this week?",
-    "named": "What do you choose to get the most points?",
-}
-_SENTENCE = "If you pick {a} and your friend picks {b}, you get {x} points and your friend gets {y} points."
-_MEANING = {
-    "story": {"C": "{label} means to clean.", "D": "{label} means to leave the mess."},
-    "named": {"C": "{label} means to cooperate.", "D": "{label} means to defect."},
-}
+_TEXTS = yaml.safe_load(Path(__file__).with_name("wordings.yaml").read_text())
+WORDINGS = _TEXTS["wordings"]
+"""{wording: its ``text``, ``question`` and, where it states no payoffs, the ``meaning`` of the two labels}."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +125,7 @@ def _payoff_fields(game: Game, labels: Labels, arrangement: Arrangement) -> Fiel
         for j, other in enumerate(columns, 1):
             role, (x, y) = f"payoff_{own}{other}", game.points(own, other)
             fields[f"cell_{i}{j}"] = (role, f"{x},{y}")
-            sentence = _SENTENCE.format(a=labels.of(own), b=labels.of(other), x=x, y=y)
+            sentence = _TEXTS["sentence"].format(a=labels.of(own), b=labels.of(other), x=x, y=y)
             fields[f"sentence_{2 * i + j - 2}"] = (role, sentence)
     return fields
 
@@ -199,17 +159,19 @@ def build(
         raise choice("wording", wording, WORDINGS)
     game, labels = game or dilemma(*CANONICAL), as_labels(labels)
     fields = _common_fields(state, game, labels, arrangement)
-    if wording in _MEANING:
+    words = WORDINGS[wording]
+    if "meaning" in words:
         for k, move in enumerate(arrangement.orders()[0], 1):
-            fields[f"meaning_{k}"] = (f"meaning_{k}", _MEANING[wording][move].format(label=labels.of(move)))
+            fields[f"meaning_{k}"] = (f"meaning_{k}", words["meaning"][move].format(label=labels.of(move)))
     else:
         fields |= _payoff_fields(game, labels, arrangement)
-    fields["question"] = ("question", _QUESTION[wording])
+    fields["question"] = ("question", words["question"])
     fields["temptation"] = ("temptation", "")
     if temptation:
         gained, usual = game.points("D", "C")[0], game.points("C", "C")[0]
-        fields["temptation"] = ("temptation", _TEMPTATION.format(label=labels.defect, gained=gained, usual=usual))
-    text, spans = fill(WORDINGS[wording] + _CLOSING, fields)
+        note = _TEXTS["temptation"].format(label=labels.defect, gained=gained, usual=usual)
+        fields["temptation"] = ("temptation", note)
+    text, spans = fill(words["text"] + _TEXTS["closing"], fields)
     matrix = tuple(game.payoffs[cell][0] for cell in STATES)  # R, S, T, P
     swaps = "".join("01"[swapped] for swapped in astuple(arrangement))  # "0110": answer and rows
     id = id or f"{state}-{wording}-{swaps}-{''.join(map(str, matrix))}"
