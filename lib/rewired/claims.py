@@ -32,9 +32,6 @@ VERDICTS = (HOLDS, SIZE, ARTEFACT, NOT, UNTESTED)
 """The five answers that a verdict can give."""
 
 
-# --- the schema ------------------------------------------------------------------------------------------------------
-
-
 class Yardstick(Section):
     """What the number is to be compared with, were there nothing to find: in words, and the number if it is fixed."""
 
@@ -145,9 +142,6 @@ def _problem(problem: dict, data: dict) -> str:
     return f"{who}{key}{shown}: {problem['msg'].removeprefix('Value error, ').rstrip('.')}."
 
 
-# --- the numbers -----------------------------------------------------------------------------------------------------
-
-
 def _row_of(claim: Claim, numbers: pd.DataFrame) -> pd.Series:
     """The claim's row of numbers. RewiredError when there is none, or more than one."""
     rows = numbers[numbers["claim"] == claim.id]
@@ -179,9 +173,6 @@ def _numbers_of(claim: Claim, row: pd.Series) -> dict[str, float]:
         # A reason that names no number stands for all: they are about something else than the claim.
         return dict.fromkeys(found, math.nan)
     return found
-
-
-# --- the judge -------------------------------------------------------------------------------------------------------
 
 
 def apply(rule: Rule, value: float, yardstick: float | None = None) -> str:

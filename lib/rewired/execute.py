@@ -21,14 +21,11 @@ from rewired.errors import RewiredError, choice
 from rewired.profiles import ROOT, Profile, load
 from rewired.store import atomic_path
 
-# --- starting --------------------------------------------------------------------------------------------------------
-
 
 def start(profile: str | Path = "pocket", overrides: Mapping[str, Any] | Iterable[str] | None = None) -> Profile:
     """Check the notebook's parameters, read the profile, pin the threads, keep the libraries quiet.
 
-    Raises RewiredError when papermill passed a parameter that the notebook's ``parameters`` cell does not have.
-    """
+    Raises RewiredError when papermill passed a parameter that the notebook's ``parameters`` cell does not have."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
         _check_parameters(shell)
@@ -80,15 +77,11 @@ def _assigned(source: str) -> list[str]:
     return [target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)]
 
 
-# --- executing -------------------------------------------------------------------------------------------------------
-
-
 def execute(notebook: Path, output: Path, parameters: dict, here: bool = False) -> None:
     """Run ``notebook`` with these ``parameters`` and write the executed notebook to ``output``.
 
     With ``here`` the cells run in this process, without a kernel. Raises RewiredError for a parameter that the notebook
-    does not have and for one raised inside it.
-    """
+    does not have and for one raised inside it."""
     import papermill
 
     if not notebook.is_file():

@@ -26,6 +26,7 @@ from rewired.execute import start
 from rewired.profiles import ROOT, Profile
 from rewired.store import output_dir, read_table, results_dir, write_table
 
+
 def chapter(
     name: str, profile: str | Path = "pocket", overrides: Mapping[str, Any] | Iterable[str] | None = None, **parameters
 ) -> "Chapter":
@@ -57,8 +58,6 @@ class Chapter:
         self.names = ["base", *self.trained]
         self.runs = [("base", 0)] + [(variant, seed) for variant in self.trained for seed in self.seeds]
         self._claims: dict[str, dict] = {}
-
-    # --- what it reads
 
     @cached_property
     def variants(self):
@@ -105,8 +104,6 @@ class Chapter:
             raise RewiredError("This profile patches no pair of its variants. Name one in patching.pairs.")
         return pd.concat(frames, ignore_index=True)
 
-    # --- what it makes
-
     def table(self, suffix: str, frame: pd.DataFrame) -> pd.DataFrame:
         """Write ``tables/<chapter>_<suffix>.parquet`` (``""``: ``<chapter>.parquet``) and return the frame."""
         stem = f"{self.name}_{suffix}" if suffix else self.name
@@ -133,15 +130,13 @@ class Chapter:
         filled = [column for column in frame.columns if (frame[column] != "").any()]
         _glue(f"results_{name}", plots.table(frame[filled]))
 
-    def say(self, name: str, template: str, **values) -> None:
+    def say(self, name: str, template: str, /, **values) -> None:
         """Hand one sentence to the page as ``name``: a template with numbers and words in it, see ``word``."""
         _glue(name, template.format(**values))
 
     def show(self, name: str, thing) -> None:
         """Hand any object that can be displayed to the page as ``name``."""
         _glue(name, thing)
-
-    # --- what its claims are judged by
 
     def lacks(self, *variants: str, several: bool = False, seeds: int = 1, pairs: Sequence[tuple] = ()) -> str:
         """Why this profile cannot have the numbers of a claim, or "" if it can.
@@ -162,17 +157,10 @@ class Chapter:
             return f"this profile does not patch {' nor '.join(missing)} in full"
         return ""
 
-    def claim(
-        self,
-        name: str,
-        original: float | None = None,
-        right: float | None = None,
-        yardstick: float | None = None,
-        cannot: str = "",
-    ) -> None:
+    def claim(self, name: str, original=None, right=None, yardstick=None, cannot: str = "") -> None:
         """Note the numbers of one claim of ``book/claims.yaml``: measured the ``original`` way, the ``right`` way, and
-        what the right way would give if there were nothing to find (``yardstick``); or why this profile ``cannot``
-        have them. Raises RewiredError for a number that is missing although the profile could have it."""
+        what the right way would give if there were nothing to find (``yardstick``); each a number or None. Or say why
+        this profile ``cannot`` have them. RewiredError for a number that is missing although it could be had."""
         numbers = {"original": original, "right": right, "yardstick": yardstick}
         for key, number in numbers.items():
             if number is not None and not np.isfinite(float(number)) and not cannot:

@@ -74,9 +74,6 @@ def quote(*texts: str) -> HTML:
     return HTML("".join(blocks))
 
 
-# --- what a chapter's own figure is made of --------------------------------------------------------------------------
-
-
 def panels(n: int, height: float = 2.3, columns: int = 2, **options) -> tuple[Figure, list[Axes]]:
     """An empty figure with ``n`` panels in rows of ``columns``, in the book's look.
 
@@ -173,9 +170,6 @@ def _label(ax: Axes, title: str, xlabel: str, ylabel: str) -> None:
     ax.set_title(title.replace("_", " "))
     ax.set_xlabel(xlabel if place.is_last_row() else "")
     ax.set_ylabel(ylabel if place.is_first_col() else "")
-
-
-# --- the shapes ------------------------------------------------------------------------------------------------------
 
 
 @look

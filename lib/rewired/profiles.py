@@ -19,9 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 """The repository: ``config/`` and ``models/`` are found from here."""
 
 
-# --- the schema ----------------------------------------------------------------------------------------------------
-
-
 class Section(BaseModel):
     """A group of keys; unknown ones are refused and nothing changes after reading."""
 
@@ -127,9 +124,6 @@ class Profile(Section):
     chapters: dict[str, dict[str, Any]] = {}  # parameters for a chapter, {pocket: {questions: 40}}, above quick ones
 
 
-# --- reading -------------------------------------------------------------------------------------------------------
-
-
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice (plain YAML keeps the last one silently)."""
 
@@ -150,8 +144,7 @@ def load(name_or_path: str | Path = "pocket", overrides: Mapping[str, Any] | Ite
     """The profile of that name in ``config/``, or the one in that YAML file, with ``overrides`` applied on top.
 
     ``overrides`` is ``{"training.kl": 0.1}`` or ``["training.kl=0.1"]``; values of the second form are read as YAML.
-    Raises RewiredError for an unknown profile, a key that does not exist, or a value of the wrong type or range.
-    """
+    Raises RewiredError for an unknown profile, a key that does not exist, or a value of the wrong type or range."""
     file = _file(name_or_path)
     data = _read(file, seen=())
     for dotted, value in _pairs(overrides or {}):

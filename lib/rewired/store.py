@@ -31,16 +31,14 @@ def output_dir(profile: Profile | str) -> Path:
     """Where a notebook writes its tables and figures.
 
     Inside ``make book`` that is ``results_dir``. A notebook run by hand, perhaps with another parameter, writes to
-    ``results/<profile>/trials`` instead, so that what it tries never mixes with the book's results.
-    """
+    ``results/<profile>/trials`` instead, so that what it tries never mixes with the book's results."""
     return results_dir(profile) if os.environ.get("REWIRED_BUILD") else results_dir(profile) / "trials"
 
 
 def write_table(frame, path: str | Path, profile: Profile | str) -> Path:
     """Write a data frame as parquet: the same frame gives the same bytes. The index is not kept.
 
-    The file says which profile and table format wrote it and holds no time and no host.
-    """
+    The file says which profile and table format wrote it and holds no time and no host."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -57,8 +55,7 @@ def write_table(frame, path: str | Path, profile: Profile | str) -> Path:
 def read_table(path: str | Path, profile: Profile | str):
     """The data frame that ``write_table`` wrote there for this profile.
 
-    Raises RewiredError when the file is missing, damaged, of another profile or of another table format.
-    """
+    Raises RewiredError when the file is missing, damaged, of another profile or of another table format."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
