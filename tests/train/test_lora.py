@@ -84,15 +84,3 @@ def test_a_choice_of_places_is_recorded_and_loads_again(tmp_path, monkeypatch):
     assert (about["layers"], about["modules"]) == ([1], ["up_proj", "down_proj"])
     with models.Variants(p).variant("hybrid", 1) as model:
         assert any("lora_" in name for name, _ in model.named_parameters())
-
-
-def test_a_log_holds_means_over_all_and_by_state():
-    import pandas as pd
-
-    log = lora.Log()
-    log.by_state(4, pd.DataFrame({"state": ["CC", "DD", "DD"], "reward": [3.0, 1.0, 0.0]}), ["reward"])
-    log.by_state(4, pd.DataFrame({"state": [], "reward": []}), ["reward"])
-    rows = log.table().to_numpy().tolist()
-    assert rows == [
-        [4, "reward", "all", pytest.approx(4 / 3)], [4, "reward", "CC", 3.0], [4, "reward", "DD", 0.5],
-    ]  # fmt: skip

@@ -167,6 +167,9 @@ def test_a_run_is_reproducible_and_complete(tmp_path):
     assert {"reward", "legal", "p_defect", "legal_mass", "kl", "entropy"} <= set(log["metric"])
     assert set(log.loc[log["metric"] == "p_defect", "state"]) == {"all", *games.STATES}
     assert log["episode"].min() == 0 and np.isfinite(log["value"]).all()
+    paid = log[log["metric"] == "reward"].pivot_table(index="episode", columns="state", values="value")
+    inside = paid["all"].between(paid.drop(columns="all").min(axis=1), paid.drop(columns="all").max(axis=1))
+    assert inside.all(), "the mean over all decisions lies between those of the states"
     assert len(store.read_table(tmp_path / "a" / "decisions.parquet", p)) == 10
     assert list(tmp_path.glob(".*")) == []
 

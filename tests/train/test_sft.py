@@ -73,11 +73,11 @@ def test_it_teaches_a_tiny_model_an_answer(answer, ends):
     p = profile()
     model, tokenizer = models.load_base(p)
     chats = [chat(prompt.text, answer) for prompt in scenario_set()[::2]]
-    policy, log = sft.train(model, tokenizer, chats, p.training, seed=3, epochs=3)
+    policy, losses = sft.train(model, tokenizer, chats, p.training, seed=3, epochs=3)
     p_defect = measure(policy, tokenizer, held_out_set()[::3])["p_defect"]
     assert ends[0] <= p_defect.mean() <= ends[1]
-    assert list(log) == ["episode", "metric", "state", "value"]
-    assert log["value"].iloc[-3:].mean() < 0.5 * log["value"].iloc[:3].mean()
+    assert len(losses) == 3 * -(-len(chats) // 8)
+    assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3])
 
 
 def test_the_same_seed_gives_the_same_adapter():

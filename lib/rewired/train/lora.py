@@ -1,4 +1,4 @@
-"""Low-rank adapters, whatever they are trained on: where they sit, how a training is logged, what is written.
+"""Low-rank adapters, whatever they are trained on: where they sit and what is written of them.
 
 LoRA (Hu et al. 2021, arXiv:2106.09685) learns a small update beside a weight matrix W: the layer computes
 W x + (alpha / rank) B A x. B starts at zero, so a new adapter changes nothing. The profile says which linear modules
@@ -9,7 +9,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from rewired.errors import RewiredError, choice
@@ -57,26 +56,6 @@ def half_precision(device: torch.device, wanted: bool):
     able = torch.cpu._is_avx512_bf16_supported() if cpu else torch.cuda.is_bf16_supported()
     # no cache: it would keep serving the adapter as it was at the first update
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted and able, cache_enabled=False)
-
-
-class Log:
-    """A tidy log of a training: one row a number, with the columns episode, metric, state and value."""
-
-    def __init__(self):
-        self.rows: list[tuple[int, str, str, float]] = []
-
-    def add(self, episode: int, metric: str, state: str, value: float) -> None:
-        """Note one number; ``state`` is "all" for what belongs to no single state."""
-        self.rows.append((episode, metric, state, float(value)))
-
-    def by_state(self, episode: int, frame: pd.DataFrame, columns: list[str]) -> None:
-        """Note the means of the frame's columns, over all its rows and over those of each state; nothing if empty."""
-        for state, part in [("all", frame), *frame.groupby("state")]:
-            for column in columns if len(part) else []:
-                self.add(episode, column, state, part[column].mean())
-
-    def table(self) -> pd.DataFrame:
-        return pd.DataFrame(self.rows, columns=["episode", "metric", "state", "value"])
 
 
 def diverged(what: str) -> RewiredError:

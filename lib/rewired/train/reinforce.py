@@ -177,7 +177,8 @@ class Recorder(TrainerCallback):
     ``probe()`` measures p_defect and legal_mass on a few prompts. ``save(name)`` writes the adapter as it is."""
 
     def __init__(self, games: LiveGames, probe: Callable[[], pd.DataFrame], save: Callable[[str], None]):
-        self.games, self.probe, self.save, self.log = games, probe, save, lora.Log()
+        self.games, self.probe, self.save = games, probe, save
+        self.rows: list[tuple[int, str, str, float]] = []  # episode, metric, state, value
         self.next_log, self.next_save = 0, games.training.checkpoint_every  # episodes
         self.logged = 0  # how much of the games' history is in the log
         self.optimiser: dict[str, list[float]] = {}  # since the last entry
@@ -197,7 +198,7 @@ class Recorder(TrainerCallback):
             self.enter()
 
     def on_train_end(self, *_, **__):
-        if self.log.rows[-1][0] != self.games.episode:
+        if self.rows[-1][0] != self.games.episode:
             self.enter()
 
     def enter(self) -> None:
@@ -206,12 +207,18 @@ class Recorder(TrainerCallback):
         self.next_log = (episode // every + 1) * every
         for name in METRICS.values():
             if name in self.optimiser:
-                self.log.add(episode, name, "all", np.mean(self.optimiser.pop(name)))
+                self.rows.append((episode, name, "all", float(np.mean(self.optimiser.pop(name)))))
         recent = pd.DataFrame(self.games.history[self.logged :], columns=["state", "move", "reward"])
         self.logged = len(self.games.history)
         recent["legal"] = recent["move"].notna()
-        self.log.by_state(episode, recent, ["reward", "legal"])
-        self.log.by_state(episode, self.probe(), ["p_defect", "legal_mass"])
+        for frame, columns in ((recent, ["reward", "legal"]), (self.probe(), ["p_defect", "legal_mass"])):
+            for state, part in [("all", frame), *frame.groupby("state")]:
+                for column in columns if len(part) else []:
+                    self.rows.append((episode, column, state, float(part[column].mean())))
+
+    def table(self) -> pd.DataFrame:
+        """The log: one row a number; ``state`` is "all" for what belongs to no single state."""
+        return pd.DataFrame(self.rows, columns=["episode", "metric", "state", "value"])
 
 
 def ppo(policy, tokenizer, games: LiveGames, recorder: Recorder, seed: int, folder: Path):
@@ -308,7 +315,7 @@ def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None 
 
         # 3. measure and write
         lora.save_adapter(policy, folder / "adapter", profile.model.path)
-        tables = {"log": recorder.log.table(), **examine(policy, tokenizer, labels, batch_size)}
+        tables = {"log": recorder.table(), **examine(policy, tokenizer, labels, batch_size)}
         for name, frame in tables.items():
             write_table(frame, folder / f"{name}.parquet", profile)
         about = {"variant": variant, "seed": seed, "profile": profile.name, "base": base}

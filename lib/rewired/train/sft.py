@@ -3,7 +3,7 @@
 A chat is a list of messages, ``{"role": "user" | "assistant", "content": text}``. The model reads the whole chat and is
 trained on the assistant's turns, each with its end-of-turn token: what the user says is context and never a target.
 
->>> policy, log = sft.train(model, tokenizer, chats, profile.training, seed=1, epochs=3)
+>>> policy, losses = sft.train(model, tokenizer, chats, profile.training, seed=1, epochs=3)
 """
 
 import math
@@ -67,13 +67,13 @@ def answer_loss(model, ids: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
 
 
 def train(model, tokenizer, chats: list[list[Message]], training: Training, seed: int, epochs: int = 1):
-    """(policy, log): a PEFT model fine-tuned on the chats, and a tidy log of the loss by optimiser step.
+    """(policy, losses): a PEFT model fine-tuned on the chats, and the loss of every optimiser step, in nats.
 
     One step sees ``training.batch_size`` chats, in an order drawn anew in each epoch from ``seed``. The learning rate
     follows ``training.schedule``. Raises RewiredError when the loss is no number."""
     rows = [encode(tokenizer, chat) for chat in chats]
-    size, step, log = training.batch_size, 0, lora.Log()
-    steps = epochs * math.ceil(len(rows) / size)
+    size, losses = training.batch_size, []
+    steps = epochs * math.ceil(len(rows) / size)  # of the optimiser
     set_seed(seed)
     policy = lora.add_adapter(model, training).train()
     weights = [parameter for parameter in policy.parameters() if parameter.requires_grad]
@@ -82,16 +82,15 @@ def train(model, tokenizer, chats: list[list[Message]], training: Training, seed
         order = torch.randperm(len(rows)).tolist()
         for start in range(0, len(rows), size):
             if training.schedule == "linear":
-                optimiser.param_groups[0]["lr"] = training.learning_rate * (1 - step / steps)
+                optimiser.param_groups[0]["lr"] = training.learning_rate * (1 - len(losses) / steps)
             ids, answer = pad([rows[k] for k in order[start : start + size]], policy.device)
             with lora.half_precision(policy.device, training.bf16):
                 loss = answer_loss(policy, ids, answer)
-            if not math.isfinite(loss.item()):
-                raise lora.diverged(f"the loss became {loss.item()} at step {step}")
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise lora.diverged(f"the loss became {losses[-1]} at step {len(losses)}")
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()
-            log.add(step, "loss", "all", loss.item())
-            step += 1
     lora.cast_adapter(policy.eval(), model.dtype)
-    return policy, log.table()
+    return policy, losses
