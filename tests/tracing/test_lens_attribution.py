@@ -1,6 +1,7 @@
 """The lens and attribution against their formulas, with every norm written out."""
 
 import brute
+import claim_cells
 import numpy as np
 import pandas as pd
 import pytest
@@ -56,12 +57,12 @@ def test_the_lens_at_every_depth(gemma, labels, monkeypatch):
             assert last == pytest.approx(brute.delta(model, tokenizer, prompt).item(), abs=1e-5)
 
 
-def test_stabilization_by_its_definition():
-    path = pd.DataFrame({"model": "m", "depth": range(6), "delta": [0.0, -4.0, 3.0, 5.5, 4.0, 5.0]})
-    found = lens.stabilization(path, by=["model"]).iloc[0]  # range 9.5: within 1.9 of 5 from depth 3
-    assert (found["stabilizes"], found["decided"]) == (3, 2)
-    flat = lens.stabilization(path.assign(delta=1.0), by=["model"]).iloc[0]
-    assert (flat["stabilizes"], flat["decided"]) == (0, 0)
+def test_where_a_trajectory_settles_by_its_definition():
+    settle = claim_cells.defined("logit_lens", "settle")
+    path = pd.DataFrame({"depth": range(6), "delta": [0.0, -4.0, 3.0, 5.5, 4.0, 5.0]})
+    assert settle(path).to_dict() == {"stabilizes": 3, "decided": 2}  # range 9.5: within 1.9 of 5 from depth 3
+    assert settle(path.iloc[::-1]).to_dict() == {"stabilizes": 3, "decided": 2}, "the order of rows is none"
+    assert settle(path.assign(delta=1.0)).to_dict() == {"stabilizes": 0, "decided": 0}
 
 
 def test_contributions_and_their_sum(gemma, monkeypatch):

@@ -8,7 +8,6 @@ the next token is the labels' common beginning and not yet the choice: a second 
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -40,25 +39,3 @@ def trajectories(
             values = {"delta": delta[depth, k].cpu().numpy(), "delta_raw": raw[depth, k].cpu().numpy()}
             frames.append(encoded.frame().assign(position=position, depth=depth, **values))
     return pd.concat(frames, ignore_index=True)
-
-
-def stabilization(table: pd.DataFrame, by: Sequence[str] = ("prompt_id",), share: float = 0.2) -> pd.DataFrame:
-    """Where a trajectory settles. ``table`` has columns depth, delta and ``by``; one row per group:
-
-    ``stabilizes``  the smallest depth from which on delta stays within ``share`` of its whole range (largest minus
-                    smallest value over all depths) of its last value
-    ``decided``     the smallest depth from which on delta has the sign of its last value"""
-    rows = []
-    for key, group in table.groupby(list(by), sort=False):
-        path = group.sort_values("depth")
-        depth, delta = path["depth"].to_numpy(), path["delta"].to_numpy()  # each [depth]
-        far = abs(delta - delta[-1]) > share * (delta.max() - delta.min())
-        other_side = (delta > 0) != (delta[-1] > 0)
-        row = dict(zip(by, key, strict=True))
-        rows.append({**row, "stabilizes": _after(depth, far), "decided": _after(depth, other_side)})
-    return pd.DataFrame(rows)
-
-
-def _after(depth: np.ndarray, off: np.ndarray) -> int:
-    """The first depth after the last one that is ``off``."""
-    return int(depth[off.nonzero()[0][-1] + 1]) if off.any() else int(depth[0])
