@@ -64,7 +64,7 @@ def test_chapters_get_their_quick_parameters(repository):
     """In a quick profile; what the profile gives a chapter wins. The second build shows that no other is touched."""
     attention = CHAPTERS["attention"].ci
     assert attention["few"] != 2
-    assert built(repository, "--set", "chapters={attention:{few:2}}") == following("attention")
+    assert built(repository, "--set", "'chapters={attention: {few: 2}}'") == following("attention")
     (line,) = (line for line in ran(repository) if line.startswith("attention "))
     parameters = attention | {"few": 2}
     assert all(f"{key}={json.dumps(value)}" in line for key, value in parameters.items())
