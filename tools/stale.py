@@ -9,6 +9,7 @@ sees code or a key that is looked up by a string (``getattr``, ``importlib``).
 import ast
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -126,15 +127,13 @@ def closure(start: Iterable[Path], root: Path) -> list[Path]:
 
 
 def _data(file: Path, root: Path) -> Iterator[Path]:
-    """Data files a module reads: those in its own package folder, and files beside it or in ``config/`` that its source
-    names."""
-    if file.name == "__init__.py" and file.parent != root / "lib" / "rewired":
-        yield from (f for f in sorted(file.parent.iterdir()) if f.is_file() and f.suffix not in (".py", ".pyc"))
+    """Data files a module reads: those that its source names, in its own folder or in ``config/``."""
     for node in nodes(file, ast.Constant):
-        if isinstance(node.value, str) and node.value.endswith((".yaml", ".mplstyle")):
-            for place in (root / "config", file.parent):
-                if (place / Path(node.value).name).is_file():
-                    yield place / Path(node.value).name
+        if isinstance(node.value, str) and re.fullmatch(r"(?:[\w-]+/)*[\w-]+\.\w+", node.value):
+            for folder in (file.parent, root / "config"):
+                data = folder / Path(node.value).name
+                if data.is_file():
+                    yield data
 
 
 def code_hash(start: Iterable[Path], root: Path, rewards: Iterable[str] | None = None) -> str:
