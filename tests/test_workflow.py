@@ -254,6 +254,15 @@ def test_a_package_passes_on_only_what_is_asked_of_it(tmp_path):
     assert reached(package / "d.py", tmp_path) == {"rewired/d.py"}
 
 
+def test_a_data_file_counts_as_code(tmp_path):
+    package = library(tmp_path, rewired__one="from pathlib import Path\nTEXTS = Path(__file__).with_name('texts.yaml')")
+    hashes = []
+    for text in ("a: 1", "a: 2", "a: 1"):
+        (package / "texts.yaml").write_text(text)
+        hashes.append(stale.code_hash([package / "one.py"], tmp_path))
+    assert hashes[0] == hashes[2] != hashes[1]
+
+
 def test_a_chapter_without_runs_does_not_depend_on_which_there_are():
     """Every chapter's object knows the runs; the lists count for chapters that need them or ask it for them."""
     lists = {"training.variants", "training.seeds"}
