@@ -1,5 +1,6 @@
 """The metric against its definition, sampling against the metric, and the guard."""
 
+import claim_cells
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +10,8 @@ import torch
 from rewired import decisions, models, profiles, statistics
 from rewired.errors import RewiredError
 from rewired.prompts import Labels, chat, scenario_set
+
+against_metric = claim_cells.defined("decisions", "against_metric", statistics=statistics)
 
 PAIRS = {
     "shared prefix, one token": ("action1", "action2"),
@@ -149,10 +152,10 @@ def test_sampling_agrees_with_the_metric():
     model, tokenizer = models.load_base(profiles.load("pocket", {"model.path": str(tiny.legal_base())}))
     prompts = [p for p in scenario_set() if p.wording == "structured"]
     measured = decisions.measure(model, tokenizer, prompts)
-    cells = statistics.agreement(decisions.sample(model, tokenizer, prompts, 100, seed=1), measured)
+    cells = against_metric(decisions.sample(model, tokenizer, prompts, 100, seed=1), measured)
     assert len(cells) == 5 and (cells["n"] == 500).all() and (cells["legal"] >= 400).all()
     assert cells["inside"].all() and (cells["lower"] > 0.05).all() and (cells["upper"] < 0.95).all()
-    off = statistics.agreement(decisions.sample(model, tokenizer, prompts, 100, seed=1), measured.assign(p_defect=0.99))
+    off = against_metric(decisions.sample(model, tokenizer, prompts, 100, seed=1), measured.assign(p_defect=0.99))
     assert not off["inside"].any()
 
 
@@ -160,15 +163,15 @@ def test_agreement_counts_legal_answers_only():
     moves = ["C", "D", "D", "D", "D", None, None, None]
     samples = pd.DataFrame({"prompt_id": list("aaaabbbb"), "scenario": ["X"] * 8, "move": moves})
     measured = pd.DataFrame({"prompt_id": ["a", "b"], "p_defect": [0.7, 0.9]})
-    cell = statistics.agreement(samples, measured).iloc[0]
+    cell = against_metric(samples, measured).iloc[0]
     assert (cell["n"], cell["legal"], cell["sampled"]) == (8, 5, 0.8)
     assert cell["expected"] == pytest.approx((4 * 0.7 + 0.9) / 5)
     assert cell["inside"] and cell["majority_agrees"]
     measured["p_defect"] = 0.0001
-    cell = statistics.agreement(samples, measured).iloc[0]
+    cell = against_metric(samples, measured).iloc[0]
     assert not cell["inside"] and not cell["majority_agrees"]
     measured["p_defect"] = 0.45
-    assert statistics.agreement(samples, measured)["majority_agrees"].isna().all()
+    assert against_metric(samples, measured)["majority_agrees"].isna().all()
 
 
 def test_an_answer_is_legal_only_as_an_exact_label():

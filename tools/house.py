@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["house"]
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -57,11 +58,15 @@ def figures(source: str) -> Figures:
         documented |= docstring_lines(node)
     code -= documented
     functions, public, docstrings = {}, 0, 0
+    inner = {
+        id(inside) for node in nodes if isinstance(node, FUNCTION) for inside in ast.walk(node) if inside is not node
+    }
     for node in nodes:
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if not isinstance(node, FUNCTION):
             continue
         functions[node.name] = len(code.intersection(range(node.lineno, node.end_lineno + 1)))
-        if not node.name.startswith("_"):
+        # A function inside a function is nobody else's.
+        if not node.name.startswith("_") and id(node) not in inner:
             public += 1
             docstrings += len(docstring_lines(node))
     comprehensions = sum(isinstance(node, COMPREHENSIONS) for node in nodes)

@@ -104,6 +104,9 @@ def shares_covered(random) -> bool:
     return bool(((low <= p) & (p <= high)).all())
 
 
+against_metric = claim_cells.defined("decisions", "against_metric", statistics=statistics)
+
+
 def sampled_agrees(random, off: float = 0.0) -> bool:
     """Five scenarios of four prompts, a hundred answers each, two in a hundred not legal."""
     p = random.uniform(0.2, 0.8, size=20)
@@ -112,7 +115,7 @@ def sampled_agrees(random, off: float = 0.0) -> bool:
     moves[random.uniform(size=(20, 100)) < 0.02] = None
     samples = about.loc[np.repeat(np.arange(20), 100)].assign(move=moves.ravel())
     measured = about.assign(p_defect=p + np.where(about["scenario"] == 0, off, 0.0))
-    inside = statistics.agreement(samples, measured, level=0.95)["inside"]
+    inside = against_metric(samples, measured, level=0.95)["inside"]
     return bool(inside.all() if off == 0 else not inside.iloc[0])
 
 

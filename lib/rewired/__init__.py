@@ -9,18 +9,6 @@ from rewired.errors import RewiredError
 from rewired.execute import start
 from rewired.notebook import Chapter, chapter, word
 from rewired.profiles import load
-from rewired.store import output_dir, read_table, results_dir, write_table
 
-__all__ = [
-    "Chapter",
-    "RewiredError",
-    "chapter",
-    "load",
-    "output_dir",
-    "read_table",
-    "results_dir",
-    "start",
-    "word",
-    "write_table",
-]
+__all__ = ["Chapter", "RewiredError", "chapter", "load", "start", "word"]
 __version__ = "0.1.0"

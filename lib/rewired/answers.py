@@ -106,9 +106,10 @@ def softcap(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
 
 
 def logits(model, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(raw, capped) next-token logits of final hidden states, each [row, vocabulary] in fp32."""
+    """(raw, capped) next-token logits of final hidden states, each [row, vocabulary] in fp32.
+
+    A half-precision unembedding is cast a piece of the vocabulary at a time, and never copied whole."""
     plain = network(model)
-    # a piece of the vocabulary at a time, so that a half-precision matrix is never copied whole
     pieces = plain.get_output_embeddings().weight.split(32768)  # each [piece of the vocabulary, d_model]
     raw = torch.cat([hidden @ piece.float().T for piece in pieces], dim=-1)
     cap = getattr(plain.config, "final_logit_softcapping", None)

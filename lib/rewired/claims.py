@@ -16,7 +16,7 @@ this profile cannot have, for a stated reason, makes the verdict "cannot be test
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import yaml
@@ -77,7 +77,6 @@ class Claim(Section):
     @field_validator("chapter")
     @classmethod
     def _known_chapter(cls, value: str) -> str:
-        # Chapters stand one folder below notebooks/, a folder for each part of the book.
         known = sorted(file.stem for file in (ROOT / "notebooks").glob("*/*.ipynb"))
         if value not in known:
             raise ValueError(str(choice("chapter", value, known)))
@@ -118,24 +117,24 @@ def load(file: str | Path = CLAIMS) -> Register:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RewiredError(f"The register {file} is not valid YAML: {' '.join(str(error).split())}. Mend it.") from None
     except ValidationError as error:
-        # Five problems are enough for one paragraph.
-        problems = " ".join(_problem(problem, data) for problem in error.errors()[:5])
+        problems = " ".join(_problem(problem, data) for problem in error.errors()[:5])  # five are enough
         raise RewiredError(f"The register {file} cannot be used. {problems} Mend it there.") from None
 
 
-def _problem(problem: dict, data: dict) -> str:
+def _problem(problem: Any, data: dict) -> str:
     """One problem of a register, in words: which claim, which key, what is allowed there."""
     # ``loc`` is a path into the file: ("claims", 3, "rule", "side"), or () for the file as a whole.
-    place, who, section = list(problem["loc"]), "", Register
+    place, who, section = list(problem["loc"]), "", "register"
     if len(place) > 1 and place[0] == "claims":
         entry = data["claims"][place[1]]
         name = entry.get("id") if isinstance(entry, dict) else None
-        who, section = f"Claim {name or place[1] + 1}: ", Claim
+        who, section = f"Claim {name or place[1] + 1}: ", "claim"
         place = place[2:]
     key = ".".join(map(str, place)) or "the entry"
     if problem["type"] == "extra_forbidden":
-        section = {"rule": Rule, "yardstick": Yardstick}.get(place[0], section)
-        return f"{who}{choice('key', key, section.model_fields)}"
+        models: dict[str, type[Section]] = {"register": Register, "claim": Claim, "rule": Rule, "yardstick": Yardstick}
+        allowed = models.get(str(place[0]), models[section]).model_fields
+        return f"{who}{choice('key', key, allowed)}"
     if problem["type"] == "missing":
         return f"{who}{key} is missing."
     shown = "" if isinstance(problem["input"], dict | list) else f" is {problem['input']!r}"
@@ -176,11 +175,11 @@ def _numbers_of(claim: Claim, row: pd.Series) -> dict[str, float]:
 
 
 def apply(rule: Rule, value: float, yardstick: float | None = None) -> str:
-    """HOLDS, SIZE (another size than reported) or NOT for one number."""
+    """HOLDS, SIZE (another size than reported) or NOT for one number. It has to lie beyond the threshold, and
+    beyond the yardstick if there is one, on the rule's side; equal is not beyond."""
     limits = [rule.threshold]
     if yardstick is not None:
         limits.append(yardstick)
-    # Beyond all limits, on the rule's side; equal is not beyond.
     beyond = value > max(limits) if rule.side == "above" else value < min(limits)
     if not beyond:
         return NOT
@@ -191,15 +190,13 @@ def _near(rule: Rule, value: float, other: float) -> bool:
     # A ratio of two numbers of opposite sign is near nothing.
     if rule.within is not None:
         return abs(value - other) <= rule.within
-    return value * other > 0 and 1 / rule.factor <= value / other <= rule.factor
+    return rule.factor is not None and value * other > 0 and 1 / rule.factor <= value / other <= rule.factor
 
 
 def measuring(rule: Rule, original: float, right: float, yardstick: float | None) -> str:
-    """First part: what the way of measuring is worth, judged by both ways on the same models.
-
-    NOT when the original way does not say so here; ARTEFACT when it does and the right way, or the yardstick that it
-    lacked, says otherwise; HOLDS when both say so; SIZE when both do and their numbers differ by more than the rule's
-    factor (or distance)."""
+    """First part: what the way of measuring is worth, judged by both ways on the same models. NOT: the original way
+    does not say so here. ARTEFACT: it does, and the right way, or the yardstick that it lacked, says otherwise. HOLDS:
+    both say so. SIZE: both do, and their numbers differ by more than the rule's factor (or distance)."""
     if apply(rule, original) == NOT:
         return NOT
     if apply(rule, right, yardstick) == NOT:
@@ -208,10 +205,9 @@ def measuring(rule: Rule, original: float, right: float, yardstick: float | None
 
 
 def judge(register: Register, numbers: pd.DataFrame) -> pd.DataFrame:
-    """Every claim's numbers and both parts of its verdict, one row a claim, in the register's order.
-
-    ``numbers``: all tables of ``Chapter.claims``, columns claim, original, right, yardstick, cannot. RewiredError,
-    naming claim and chapter, when a number is missing without a reason."""
+    """Every claim's numbers and both parts of its verdict, one row a claim, in the register's order. ``numbers``: all
+    tables of ``Chapter.claims``, columns claim, original, right, yardstick, cannot. RewiredError, naming claim and
+    chapter, when a number is missing without a reason."""
     return pd.DataFrame([_judge_one(claim, _row_of(claim, numbers)) for claim in register.claims])
 
 

@@ -24,9 +24,8 @@ ADAPTER = "adapter_model.safetensors"
 
 def load_base(profile: Profile):
     """(model, tokenizer) of the profile's base, in evaluation mode, its parameters frozen, with eager attention.
-
-    Weights come from safetensors only and no code of the model's folder is run. Raises RewiredError, with what to do,
-    when the folder is missing or damaged, or the model hub cannot be reached or refuses."""
+    Weights come from safetensors only; no code of the folder is run. Raises RewiredError, with what to do, when the
+    folder is missing or damaged, or the model hub cannot be reached or refuses."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 

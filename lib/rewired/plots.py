@@ -64,8 +64,8 @@ def table(frame: pd.DataFrame, decimals: int = 2) -> HTML:
 
 
 def quote(*texts: str) -> HTML:
-    """Texts as the model reads them, long lines wrapped."""
-    # Here and not in the style sheet, so that a notebook opened alone looks like the page.
+    """Texts as the model reads them, long lines wrapped.
+    The style stands here and not in the style sheet: a notebook opened alone then looks like the page."""
     style = (
         "white-space:pre-wrap;overflow-wrap:anywhere;background:#fff;color:#222;border:1px solid #d9d9d9;"
         "border-radius:6px;padding:.8em;margin:0 0 .5em"

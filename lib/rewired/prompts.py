@@ -225,9 +225,9 @@ def study_set(labels: Labels | Sequence[str] = ("action1", "action2")) -> list[P
 def held_out_set(
     labels: Labels | Sequence[str] = ("action1", "action2"), wordings: Sequence[str] = ("structured",)
 ) -> list[Prompt]:
-    """Prompts on matrices that no training saw: every held-out dilemma x state x wording, in four arrangements."""
-    # Each factor is balanced and crossed with the others, but for one pair: four arrangements cannot part four
-    # factors, so answer and columns swap together.
+    """Prompts on matrices that no training saw: every held-out dilemma x state x wording, in four arrangements.
+
+    Each factor is balanced and crossed with the others, but for one pair: answer and columns swap together."""
     arrangements = ((0, 0, 0, 0), (0, 1, 1, 1), (1, 0, 1, 0), (1, 1, 0, 1))
     prompts = []
     for state, matrix, wording, swaps in product(STATES, held_out_matrices(), wordings, arrangements):

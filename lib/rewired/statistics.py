@@ -19,30 +19,6 @@ def binomial_interval(successes, trials, level: float = 0.95, family: int = 1) -
     return np.where(empty, 0.0, lower), np.where(empty, 1.0, upper)
 
 
-def agreement(samples: pd.DataFrame, measured: pd.DataFrame, by=("scenario",), level=0.99) -> pd.DataFrame:
-    """Does sampling say what the metric says? One row per cell (a combination of the columns ``by``), from one row per
-    sampled answer (prompt_id, move) and one per prompt (prompt_id, p_defect). ``n`` answers, ``legal`` ones,
-    ``defections``; ``sampled``, the share of defection among legal answers; ``expected``, the prompts' p_defect, each
-    weighted by its legal answers; ``lower`` and ``upper``, exact binomial bounds for the true share, all cells
-    together at ``level``; ``inside``; ``majority_agrees``, NA within 0.1 of one half."""
-    by = list(by)
-    extra = [column for column in by if column not in samples]
-    known = measured[["prompt_id", "p_defect", *extra]].drop_duplicates("prompt_id")
-    answers = samples.merge(known, on="prompt_id", validate="many_to_one")
-    answers["legal"] = answers["move"].notna()
-    answers["defected"] = answers["move"] == "D"
-    answers["expected"] = answers["p_defect"].where(answers["legal"])
-    cells = answers.groupby(by, sort=True, as_index=False).agg(
-        n=("legal", "size"), legal=("legal", "sum"), defections=("defected", "sum"), expected=("expected", "mean")
-    )
-    cells["sampled"] = cells["defections"] / cells["legal"].where(cells["legal"] > 0)
-    cells["lower"], cells["upper"] = binomial_interval(cells["defections"], cells["legal"], level, family=len(cells))
-    cells["inside"] = cells["expected"].between(cells["lower"], cells["upper"])
-    same_side = (cells["sampled"] > 0.5) == (cells["expected"] > 0.5)
-    cells["majority_agrees"] = same_side.astype("boolean").where((cells["expected"] - 0.5).abs() > 0.1)
-    return cells
-
-
 def paired_permutation(a, b, draws=20_000, seed=0, clusters: Sequence | None = None) -> tuple[float, float]:
     """(mean difference a - b, two-sided p): pair by pair, swap which model a value came from.
 

@@ -30,15 +30,14 @@ def results_dir(profile: Profile | str) -> Path:
 def output_dir(profile: Profile | str) -> Path:
     """Where a notebook writes its tables and figures.
 
-    Inside ``make book`` that is ``results_dir``. A notebook run by hand, perhaps with another parameter, writes to
-    ``results/<profile>/trials`` instead, so that what it tries never mixes with the book's results."""
+    That is ``results_dir`` inside ``make book``. A notebook run by hand, perhaps with another parameter, writes to
+    ``results/<profile>/trials``, so that what it tries never mixes with the book's results."""
     return results_dir(profile) if os.environ.get("REWIRED_BUILD") else results_dir(profile) / "trials"
 
 
 def write_table(frame, path: str | Path, profile: Profile | str) -> Path:
-    """Write a data frame as parquet: the same frame gives the same bytes. The index is not kept.
-
-    The file says which profile and table format wrote it and holds no time and no host."""
+    """Write a data frame as parquet, without its index: the same frame gives the same bytes, with no time and no host.
+    The file says which profile and table format wrote it."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -53,9 +52,8 @@ def write_table(frame, path: str | Path, profile: Profile | str) -> Path:
 
 
 def read_table(path: str | Path, profile: Profile | str):
-    """The data frame that ``write_table`` wrote there for this profile.
-
-    Raises RewiredError when the file is missing, damaged, of another profile or of another table format."""
+    """The data frame that ``write_table`` wrote there for this profile. Raises RewiredError when the file is missing,
+    damaged, of another profile or of another table format."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -114,12 +112,8 @@ def _disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reasons = {
-            errno.ENOSPC: "the disk is full",
-            errno.EDQUOT: "the quota is used up",
-            errno.EROFS: "the disk is read-only",
-            errno.EACCES: "there is no permission",
-        }
+        reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up"}
+        reasons |= {errno.EROFS: "the disk is read-only", errno.EACCES: "there is no permission"}
         if error.errno not in reasons:
             raise
         raise RewiredError(

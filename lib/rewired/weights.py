@@ -144,9 +144,9 @@ def similarity(a: Updates, b: Updates) -> pd.DataFrame:
     rows = []
     for (layer, module), u in a.items():
         v = b[layer, module]
-        row = {"layer": layer, "module": module, "inner": inner(u, v), "norm_a": u.norm, "norm_b": v.norm}
-        lengths = u.norm * v.norm
-        row["cosine"] = row["inner"] / lengths if lengths else float("nan")
+        product, lengths = inner(u, v), u.norm * v.norm
+        row = {"layer": layer, "module": module, "inner": product, "norm_a": u.norm, "norm_b": v.norm}
+        row["cosine"] = product / lengths if lengths else float("nan")
         for side, mine, other in (("reads", u.reads, v.reads), ("writes", u.writes, v.writes)):
             row[side], row[f"{side}_angle"] = shared(mine, other)
             row[f"{side}_chance"] = max(mine.shape[1], other.shape[1]) / len(mine)

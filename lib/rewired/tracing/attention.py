@@ -93,9 +93,8 @@ def pattern(
         traced, net = {}, parts.view
         with net.trace(input_ids=ids, use_cache=False):
             for layer in sorted(layers):  # in the order of execution
-                traced[layer] = (
-                    net.layers[layer].self_attn.output[1][row, :, query].save()
-                )  # [row x position, head, key]
+                pattern_of = net.layers[layer].self_attn.output[1]  # [row, head, query, key]
+                traced[layer] = pattern_of[row, :, query].save()  # [row x position, head, key]
         patterns = torch.stack([traced[layer] for layer in layers]).double().cpu()  # [layer, row x position, head, key]
         patterns = patterns.unflatten(1, (len(indices), len(at)))  # [layer, row, position, head, key]
         for r, i in enumerate(indices):

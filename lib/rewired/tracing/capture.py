@@ -61,10 +61,8 @@ def encode(tokenizer, prompts: Sequence[Prompt], labels: Labels | Sequence[str] 
 
 def label_logits(parts: Anatomy, hidden: torch.Tensor, encoded: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
     """(cooperate, defect): the labels' logits before the soft-cap, for residual streams before the final norm,
-    [..., prompt, d_model] -> [..., prompt] in fp64.
-
-    Two rows of the unembedding are read, never the vocabulary, and in high precision: half-precision logits are spaced
-    as widely as the effects we look for."""
+    [..., prompt, d_model] -> [..., prompt] in fp64. Two rows of the unembedding are read, never the vocabulary, and in
+    high precision: half-precision logits are spaced as widely as the effects we look for."""
     normed = parts.decoder.norm(hidden.float()).double()  # [..., prompt, d_model]
     cooperate = parts.unembedding[list(encoded.cooperate)].double()  # [prompt, d_model]
     defect = parts.unembedding[list(encoded.defect)].double()
@@ -107,10 +105,7 @@ def read_positions(
 
 @torch.no_grad()
 def capture(
-    model,
-    rows: Sequence[Sequence[int]],
-    sites: Sequence[str] = SITES,
-    positions: Sequence[Sequence[int]] | None = None,
+    model, rows: Sequence[Sequence[int]], sites: Sequence[str] = SITES, positions: Sequence[Sequence[int]] | None = None
 ) -> dict[str, torch.Tensor]:
     """Activations of token rows at named sites: {site: [layer, read, width]}, ``z`` as [layer, read, head, head_dim],
     ``resid_final`` as [1, read, d_model], in the model's precision.

@@ -4,13 +4,11 @@ Take a *source* and a *target* model and one prompt. Run the target, but give on
 the source at the same positions, and read delta. effect = delta_patched - delta_target says how far this component
 alone moves the target. Nothing is averaged over heads, and a head is its own slice:
 
-========  ==================================================================================
-``head``  ``L3H0``: in mode ``"input"`` its slice of o_proj's input (the target's W_O reads
-          it), in mode ``"output"`` its share z W_O of the sum, by the source's W_O
-``mlp``   ``L3_MLP``: the MLP's output, before Gemma's post-feedforward norm
-``attn``  ``L3_ATTN``: the attention layer's output, before the post-attention norm
-``resid`` ``L3_RESID``: the residual stream after the layer
-========  ==================================================================================
+``L3H0``      a head: in mode ``"input"`` its slice of o_proj's input, which the target's W_O reads; in mode
+              ``"output"`` its share z W_O of the sum, by the source's W_O
+``L3_MLP``    the MLP's output, before Gemma's post-feedforward norm
+``L3_ATTN``   the attention layer's output, before the post-attention norm
+``L3_RESID``  the residual stream after the layer
 
 Both models are recorded first, then the target is switched on: the two are never in memory together. A ``Sweep`` holds
 what all patches of one pair share, and every function here takes one:

@@ -102,10 +102,10 @@ class Recording:
 
 @torch.no_grad()
 def record(model, tokenizer, prompts: Sequence[Prompt], labels: Labels | Sequence[str] | None = None) -> Recording:
-    """What patching needs to know of a model, as source or as target."""
+    """What patching needs to know of a model, as source or as target. Its nodes, in their order, are the positions
+    that each row is the first to need."""
     parts, encoded = anatomy(model), encode(tokenizer, prompts, labels)
     trees, order, owned = plant(encoded.rows, TREE_NODES[parts.device.type], parts.device)
-    # the nodes, in their order, are the positions that each row is the first to need
     rows = [encoded.rows[i] for i in order]
     values = capture(model, rows, ("resid_pre", "z", "attn_out", "mlp_out", "resid_final"), owned)
     values["resid"] = torch.cat([values.pop("resid_pre"), values.pop("resid_final")])

@@ -39,22 +39,18 @@ def add_adapter(model, training: Training):
                 f"training.layers names layer {number}, but the model has {count} layers, 0 to {count - 1}. Set, for "
                 f"example, training.layers=[{count - 1}], or null for all of them."
             )
-    settings = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=training.lora_rank,
-        lora_alpha=training.lora_alpha,
-        lora_dropout=training.lora_dropout,
-        target_modules=list(training.modules or MODULES),
-        layers_to_transform=list(training.layers) if training.layers else None,
-    )
+    modules = list(training.modules or MODULES)
+    layers = list(training.layers) if training.layers else None  # None: all of them
+    size = {"r": training.lora_rank, "lora_alpha": training.lora_alpha, "lora_dropout": training.lora_dropout}
+    settings = LoraConfig(task_type="CAUSAL_LM", target_modules=modules, layers_to_transform=layers, **size)
     return get_peft_model(model, settings)
 
 
 def half_precision(device: torch.device, wanted: bool):
-    """Matrix products in bf16, where they are ``wanted`` and the processor has them; weights and sums stay in fp32."""
+    """Matrix products in bf16, where they are ``wanted`` and the processor has them; weights and sums stay in fp32.
+    Casts are not cached: a cache would keep serving the adapter as it was at the first update."""
     cpu = device.type == "cpu"
     able = torch.cpu._is_avx512_bf16_supported() if cpu else torch.cuda.is_bf16_supported()
-    # no cache: it would keep serving the adapter as it was at the first update
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted and able, cache_enabled=False)
 
 

@@ -360,9 +360,9 @@ def examine(policy, tokenizer, labels: Labels, batch_size: int) -> dict[str, pd.
 
 
 def describe(folder: Path, training: Training) -> dict:
-    """For run.json: sha256 of the adapter and of every checkpoint, and the profile's training section."""
+    """For run.json: sha256 of the adapter and of every checkpoint, and the profile's training section,
+    without the lists of all runs and without places of the adapter that were not chosen."""
     checkpoints = {file.parent.name: file_hash(file) for file in sorted(folder.glob(f"checkpoints/*/{ADAPTER}"))}
-    # places that were not chosen are left out, as are the lists of all runs
     open_places = {key for key in ("modules", "layers") if getattr(training, key) is None}
     settings = training.model_dump(mode="json", exclude={"variants", "seeds", *open_places})
     return {"adapter": file_hash(folder / "adapter" / ADAPTER), "checkpoints": checkpoints, "training": settings}

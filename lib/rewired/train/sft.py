@@ -72,7 +72,8 @@ def train(model, tokenizer, chats: list[list[Message]], training: Training, seed
     One step sees ``training.batch_size`` chats, in an order drawn anew in each epoch from ``seed``. The learning rate
     follows ``training.schedule``. Raises RewiredError when the loss is no number."""
     rows = [encode(tokenizer, chat) for chat in chats]
-    size, losses = training.batch_size, []
+    size = training.batch_size
+    losses: list[float] = []
     steps = epochs * math.ceil(len(rows) / size)  # of the optimiser
     set_seed(seed)
     policy = lora.add_adapter(model, training).train()
