@@ -48,5 +48,9 @@ def test_a_notebook_refuses_what_it_does_not_know(capsys, monkeypatch, tmp_path)
     status, message = run(
         capsys, monkeypatch, "run-notebook", str(file), "--out", str(tmp_path / "b.ipynb"), "-p", "seed"
     )
-    assert status == 2 and "name=value" in message
+    assert status == 2 and "key=value" in message
+    status, message = run(
+        capsys, monkeypatch, "run-notebook", str(file), "--out", str(tmp_path / "b.ipynb"), "-p", "seed=[1"
+    )
+    assert status == 2 and "\n" not in message and "'seed=[1' has a value that is not valid YAML" in message
     assert [f.name for f in tmp_path.iterdir()] == ["a.ipynb"]

@@ -68,6 +68,7 @@ def test_a_profile_is_frozen():
         ("training.algorithm=dpo", ["training.algorithm", "'dpo'", "'ppo'"]),
         ("training.seeds=[1, 1]", ["training.seeds", "twice"]),
         ("training.seeds=[]", ["training.seeds", "at least 1"]),
+        ("training.seeds=[-1]", ["training.seeds.0", "greater than or equal to 0"]),
         ("training.matrices=[[3, 0, 4]]", ["training.matrices"]),
         ("training.first_reward=strategic", ["training.first_reward is 'strategic'", "first_episodes 0", "or neither"]),
         ("training.first_episodes=9", ["training.first_reward is None", "first_episodes 9", "or neither"]),
@@ -83,6 +84,11 @@ def test_a_profile_is_frozen():
 def test_bad_overrides_are_told(override, words):
     message = refused(load, "pocket", [override])
     assert all(word in message for word in words), message
+
+
+def test_a_wrong_member_of_a_list_is_the_only_problem_told():
+    message = refused(load, "pocket", ["training.layers=[-1]"])
+    assert "training.layers.0 is -1" in message and "at least 1" not in message
 
 
 @pytest.mark.parametrize("episodes", [128, 500])

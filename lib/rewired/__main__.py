@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 
 from rewired.errors import RewiredError
 from rewired.execute import execute, start
+from rewired.profiles import assignment
 from rewired.store import output_dir
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -42,14 +42,8 @@ def run_notebook(
     here: Annotated[bool, typer.Option("--here", help="in this process, on machines without a kernel")] = False,
 ) -> None:
     """Execute a notebook."""
-    execute(notebook, out, dict(map(_parameter, parameters or [])), here=here)
-
-
-def _parameter(text: str) -> tuple[str, object]:
-    name, sign, value = text.partition("=")
-    if not sign:
-        raise RewiredError(f"The parameter {text!r} is not of the form name=value, for example -p seed=2.")
-    return name, yaml.safe_load(value)
+    values = dict(assignment("parameter", text, "-p seed=2") for text in parameters or [])
+    execute(notebook, out, values, here=here)
 
 
 def main() -> None:

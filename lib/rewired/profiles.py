@@ -39,7 +39,7 @@ class Prompts(Section):
 class Training(Section):
     algorithm: Literal["ppo"] = "ppo"
     variants: tuple[str, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field(min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
     first_reward: str | None = None  # paid to every run at first, whatever its variant; unlearning
     first_episodes: int = Field(default=0, ge=0)  # for so long; then the variant's own reward
     opponent: str = "tit_for_tat"
@@ -146,11 +146,11 @@ def load(name_or_path: str | Path = "pocket", overrides: Mapping[str, Any] | Ite
     ``overrides`` is ``{"training.kl": 0.1}`` or ``["training.kl=0.1"]``; values of the second form are read as YAML.
     Raises RewiredError for an unknown profile, a key that does not exist, or a value of the wrong type or range."""
     file = _file(name_or_path)
-    data = _read(file, seen=())
+    content = _read(file, seen=())
     for dotted, value in _pairs(overrides or {}):
-        data = _merge(data, _nested(dotted, value))
+        content = _merge(content, _nested(dotted, value))
     try:
-        return Profile.model_validate({**data, "name": file.stem})
+        return Profile.model_validate({**content, "name": file.stem})
     except ValidationError as error:
         raise RewiredError(_explain(file, error)) from None
 
@@ -170,23 +170,23 @@ def _file(name_or_path: str | Path) -> Path:
 def _read(file: Path, seen: tuple[Path, ...]) -> dict:
     """The file's keys over those of the profile it extends."""
     try:
-        data = yaml.load(file.read_text(), Loader=_Loader)
+        content = yaml.load(file.read_text(), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RewiredError(f"The profile {file} is not valid YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise RewiredError(f"The profile {file} must hold `key: value` lines, like config/pocket.yaml.")
-    if "name" in data:
+    if "name" in content:
         raise RewiredError(f"The profile {file} sets `name`, but a profile is named by its file. Remove that line.")
-    parent = data.pop("extends", None)
+    parent = content.pop("extends", None)
     if parent is None:
-        return data
+        return content
     sibling = file.with_name(f"{parent}.yaml")
     base = sibling if sibling.is_file() else ROOT / "config" / sibling.name
     if not base.is_file():
         raise choice(f"profile in the `extends:` line of {file}:", parent, known_profiles())
     if base.resolve() in (file.resolve(), *seen):
         raise RewiredError(f"The profile {file} extends itself through {parent!r}. Remove one `extends:` line.")
-    return _merge(_read(base, (*seen, file.resolve())), data)
+    return _merge(_read(base, (*seen, file.resolve())), content)
 
 
 def _merge(base: dict, top: dict) -> dict:
@@ -200,16 +200,19 @@ def _merge(base: dict, top: dict) -> dict:
 def _pairs(overrides: Mapping[str, Any] | Iterable[str]) -> list[tuple[str, Any]]:
     if isinstance(overrides, Mapping):
         return list(overrides.items())
-    pairs = []
-    for text in [overrides] if isinstance(overrides, str) else overrides:
-        key, sign, value = str(text).partition("=")
-        if not sign:
-            raise RewiredError(f"The override {text!r} is not of the form key=value, for example training.kl=0.1.")
-        try:
-            pairs.append((key.strip(), yaml.load(value, Loader=_Loader)))
-        except yaml.YAMLError:
-            raise RewiredError(f"The override {text!r} has a value that is not valid YAML: {value!r}.") from None
-    return pairs
+    texts = [overrides] if isinstance(overrides, str) else overrides
+    return [assignment("override", str(text), "training.kl=0.1") for text in texts]
+
+
+def assignment(what: str, text: str, example: str) -> tuple[str, Any]:
+    """``key=value`` cut in two, the value read as YAML. RewiredError for text of another form."""
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise RewiredError(f"The {what} {text!r} is not of the form key=value, for example {example}.")
+    try:
+        return key.strip(), yaml.load(value, Loader=_Loader)
+    except yaml.YAMLError:
+        raise RewiredError(f"The {what} {text!r} has a value that is not valid YAML: {value!r}.") from None
 
 
 def _nested(dotted: str, value: Any) -> dict:
@@ -243,6 +246,8 @@ def _explain(file: Path, error: ValidationError) -> str:
     problems = []
     for problem in error.errors():
         key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "too_short" and problem["input"]:
+            continue  # of a list that is empty only without its wrong members, which are told by themselves
         if problem["type"] == "extra_forbidden":
             problems.append(str(choice("key", key, _beside(key) if "." in key else sections)))
         elif problem["type"] == "missing":
