@@ -55,6 +55,13 @@ def test_missing_numbers_and_unknown_measures_are_refused():
         runs.distances(values.iloc[:0])
 
 
+def test_where_there_is_nothing_to_judge_the_columns_are_the_same():
+    several = runs.pairs(runs.distances(random_values())).assign(depth=0)
+    single = runs.pairs(runs.distances(random_values(seeds=1, names=["one"]))).assign(depth=0)
+    assert single.empty and runs.differ(single, by="depth").empty
+    assert list(runs.differ(single, by="depth")) == list(runs.differ(several, by="depth"))
+
+
 # --- pairs -----------------------------------------------------------------------------------------------------------
 
 

@@ -119,9 +119,11 @@ def differ(pairs: pd.DataFrame, value: str = "distance", by: str | None = None) 
     for (pair, a, b), between in means.items():
         within = largest.reindex([a, b]).max()  # NaN only if neither has two runs
         clear = bool(between > within)
+        verdict = "differ" if clear else "not shown"
         if np.isnan(within):
             verdict = "open"
-        else:
-            verdict = "differ" if clear else "not shown"
         rows.append((pair, a, b, between, within, clear, verdict))
-    return pd.DataFrame(rows, columns=["pair", "a", "b", "between", "within", "differ", "verdict"])
+    columns = ["pair", "a", "b", "between", "within", "differ", "verdict"]
+    if by is not None:
+        columns.append(by)  # of a table without pairs, there is no row
+    return pd.DataFrame(rows, columns=columns)
