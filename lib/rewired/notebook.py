@@ -74,7 +74,7 @@ class Chapter:
     def guard(self) -> pd.DataFrame:
         """Check that every trained run decides as training recorded, and print one line that says so.
 
-        Returns the recorded decisions, one row per run and prompt. Raises RewiredError for a run that does not."""
+        Returns what they decide now, one row per run and prompt. Raises RewiredError for a run that does not."""
         from rewired import decisions
 
         frames = []
@@ -151,7 +151,7 @@ class Chapter:
         if len(self.seeds) < seeds:
             return "with one seed a variant there are no two runs of one variant to compare with"
         # A profile may name pairs of variants that it does not train: those are not patched.
-        patched = [pair for pair in self.profile.patching.pairs if set(pair) <= set(self.names)]
+        patched = [pair for pair in self.profile.patching.pairs if set(pair) <= set(self.trained)]
         missing = [f"{source} → {target}" for source, target in pairs if (source, target) not in patched]
         if missing:
             return f"this profile does not patch {' nor '.join(missing)} in full"
