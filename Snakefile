@@ -106,7 +106,7 @@ rule patch_pair:
     output:
         [f"{R}/pairs/{{source}}-{{source_seed}}-to-{{target}}-{{target_seed}}/{file}" for file in PAIR_FILES],
         notebook=f"{R}/notebooks/runs/{{source}}-{{source_seed}}-to-{{target}}-{{target_seed}}.ipynb",
-    wildcard_constraints: source="[a-z_]+", target="[a-z_]+", source_seed="[0-9]+", target_seed="[0-9]+"
+    wildcard_constraints: source="[A-Za-z0-9_]+", target="[A-Za-z0-9_]+", source_seed="[0-9]+", target_seed="[0-9]+"
     params:
         base=BASE_HASH,
         profile=PAIR_KEYS,
