@@ -22,8 +22,7 @@ import torch
 from scipy.linalg import orth
 
 from rewired.errors import RewiredError
-
-ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+from rewired.train.lora import ATTENTION, MLP  # noqa: F401 (for its callers)
 
 
 @dataclass(frozen=True, eq=False)

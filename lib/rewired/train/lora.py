@@ -14,7 +14,8 @@ import torch
 from rewired.errors import RewiredError, choice
 from rewired.profiles import Training
 
-MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+MODULES = (*ATTENTION, *MLP)
 """The linear modules of a layer: four of attention, three of the MLP."""
 
 
@@ -46,12 +47,12 @@ def add_adapter(model, training: Training):
     return get_peft_model(model, settings)
 
 
-def half_precision(device: torch.device, wanted: bool):
-    """Matrix products in bf16, where they are ``wanted`` and the processor has them; weights and sums stay in fp32.
+def half_precision(device: torch.device, bf16: bool):
+    """Matrix products in bf16, if ``bf16`` says so and the processor has it; weights and sums stay in fp32.
     Casts are not cached: a cache would keep serving the adapter as it was at the first update."""
     cpu = device.type == "cpu"
     able = torch.cpu._is_avx512_bf16_supported() if cpu else torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted and able, cache_enabled=False)
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16 and able, cache_enabled=False)
 
 
 def diverged(what: str) -> RewiredError:
