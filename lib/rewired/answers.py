@@ -85,8 +85,8 @@ def hidden_states(model, rows: Sequence[Tokens], reads: Sequence[Tokens], batch_
         batch = [i for family in families for i in family]
         longest = max(len(rows[i]) for i in batch) - shared
         length = -(-longest // PAD_TO) * PAD_TO  # rounded up
-        # padded on the right: no position shifts, and causality hides the padding
-        ids = torch.zeros(len(batch), length, dtype=torch.long)  # [row, position after the beginning]
+        # [row, position after the beginning], padded on the right: no position shifts, and causality hides the padding
+        ids = torch.zeros(len(batch), length, dtype=torch.long)
         for r, i in enumerate(batch):
             ids[r, : len(rows[i]) - shared] = torch.tensor(rows[i][shared:])
         past = None
@@ -97,7 +97,7 @@ def hidden_states(model, rows: Sequence[Tokens], reads: Sequence[Tokens], batch_
             past.batch_select_indices(torch.arange(len(families), device=device).repeat_interleave(sizes))
         states = decoder(input_ids=ids.to(device), past_key_values=past, use_cache=past is not None)[0]
         read = [states[r, torch.tensor(reads[i], device=device) - shared] for r, i in enumerate(batch)]
-        yield batch, torch.cat(read).float()
+        yield batch, torch.cat(read).float()  # [read of the batch, d_model]
 
 
 def softcap(logits: torch.Tensor, cap: float | None) -> torch.Tensor:
@@ -111,7 +111,7 @@ def logits(model, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     A half-precision unembedding is cast a piece of the vocabulary at a time, and never copied whole."""
     plain = network(model)
     pieces = plain.get_output_embeddings().weight.split(32768)  # each [piece of the vocabulary, d_model]
-    raw = torch.cat([hidden @ piece.float().T for piece in pieces], dim=-1)
+    raw = torch.cat([hidden @ piece.float().T for piece in pieces], dim=-1)  # [row, vocabulary]
     cap = getattr(plain.config, "final_logit_softcapping", None)
     return raw, softcap(raw, cap)
 

@@ -109,24 +109,24 @@ class Register(Section):
 def load(file: str | Path = CLAIMS) -> Register:
     """The checked register. RewiredError naming file, claim, key, value and what is allowed for anything else."""
     try:
-        data = yaml.safe_load(Path(file).read_text())
-        return Register.model_validate(data)
+        content = yaml.safe_load(Path(file).read_text())
+        return Register.model_validate(content)
     except OSError:
         fix = "`git checkout book/claims.yaml` restores it."
         raise RewiredError(f"There is no register of claims {file}; {fix}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RewiredError(f"The register {file} is not valid YAML: {' '.join(str(error).split())}. Mend it.") from None
     except ValidationError as error:
-        problems = " ".join(_problem(problem, data) for problem in error.errors()[:5])  # five are enough
+        problems = " ".join(_problem(problem, content) for problem in error.errors()[:5])  # five are enough
         raise RewiredError(f"The register {file} cannot be used. {problems} Mend it there.") from None
 
 
-def _problem(problem: Any, data: dict) -> str:
+def _problem(problem: Any, content: dict) -> str:
     """One problem of a register, in words: which claim, which key, what is allowed there."""
     # ``loc`` is a path into the file: ("claims", 3, "rule", "side"), or () for the file as a whole.
     place, who, section = list(problem["loc"]), "", "register"
     if len(place) > 1 and place[0] == "claims":
-        entry = data["claims"][place[1]]
+        entry = content["claims"][place[1]]
         name = entry.get("id") if isinstance(entry, dict) else None
         who, section = f"Claim {name or place[1] + 1}: ", "claim"
         place = place[2:]
@@ -155,14 +155,14 @@ def _row_of(claim: Claim, numbers: pd.DataFrame) -> pd.Series:
 def _numbers_of(claim: Claim, row: pd.Series) -> dict[str, float]:
     """The numbers that a verdict needs, NaN where there is a reason. RewiredError where they do not fit the claim."""
     where = f"Claim {claim.id!r} of the chapter {claim.chapter!r}"
-    found = {name: float(row[name]) for name in ("right", "original", "yardstick")}
+    numbers = {name: float(row[name]) for name in ("right", "original", "yardstick")}
     if claim.yardstick is None:
         # Without words for it, a yardstick's number would be judged by and never shown.
-        if not math.isnan(found.pop("yardstick")):
+        if not math.isnan(numbers.pop("yardstick")):
             raise RewiredError(f"{where} has the number of a yardstick. Say in book/claims.yaml what it is.")
     elif claim.yardstick.constant is not None:
-        found["yardstick"] = claim.yardstick.constant
-    missing = [name for name, number in found.items() if not math.isfinite(number)]
+        numbers["yardstick"] = claim.yardstick.constant
+    missing = [name for name, number in numbers.items() if not math.isfinite(number)]
     if missing and not row["cannot"]:
         raise RewiredError(
             f"{where} has no number {' and no number '.join(missing)}, and no reason. A claim without its number gets "
@@ -170,8 +170,8 @@ def _numbers_of(claim: Claim, row: pd.Series) -> dict[str, float]:
         )
     if row["cannot"] and not missing:
         # A reason that names no number stands for all: they are about something else than the claim.
-        return dict.fromkeys(found, math.nan)
-    return found
+        return dict.fromkeys(numbers, math.nan)
+    return numbers
 
 
 def apply(rule: Rule, value: float, yardstick: float | None = None) -> str:
@@ -187,9 +187,9 @@ def apply(rule: Rule, value: float, yardstick: float | None = None) -> str:
 
 
 def _near(rule: Rule, value: float, other: float) -> bool:
-    # A ratio of two numbers of opposite sign is near nothing.
     if rule.within is not None:
         return abs(value - other) <= rule.within
+    # a ratio of two numbers of opposite sign is near nothing
     return rule.factor is not None and value * other > 0 and 1 / rule.factor <= value / other <= rule.factor
 
 
@@ -213,9 +213,9 @@ def judge(register: Register, numbers: pd.DataFrame) -> pd.DataFrame:
 
 def _judge_one(claim: Claim, row: pd.Series) -> dict:
     """One row of the table of verdicts; numbers that cannot be had are NaN, with the reason in ``reason``."""
-    found = _numbers_of(claim, row)
-    right, original, yardstick = found["right"], found["original"], found.get("yardstick")
-    missing = {name for name, number in found.items() if not math.isfinite(number)}
+    numbers = _numbers_of(claim, row)
+    right, original, yardstick = numbers["right"], numbers["original"], numbers.get("yardstick")
+    missing = {name for name, number in numbers.items() if not math.isfinite(number)}
     way = UNTESTED if missing else measuring(claim.rule, original, right, yardstick)
     # The second part does not need the original way's number.
     here = UNTESTED if missing - {"original"} else apply(claim.rule, right, yardstick)

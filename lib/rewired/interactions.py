@@ -85,8 +85,7 @@ def hub_table(components: Sequence[str], sizes: np.ndarray) -> pd.DataFrame:
     for k in range(len(components)):
         own = sizes[:, (one == k) | (other == k)].astype(float)
         known = (~np.isnan(own)).sum(axis=1)
-        # NaN for a component without any pair that is defined
-        strengths[:, k] = np.nansum(own, axis=1) / np.where(known, known, np.nan)
+        strengths[:, k] = np.nansum(own, axis=1) / np.where(known, known, np.nan)  # NaN without a defined pair
     table = pd.DataFrame({"component": components, "strength": strengths[0], "null": np.median(strengths, axis=0)})
     largest = np.fmax.reduce(strengths, axis=1)  # [swap]
     return table.assign(p_adjusted=_p(largest[:, None], strengths[0]))

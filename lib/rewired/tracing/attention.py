@@ -173,8 +173,8 @@ def knockout(
     layers = chosen_layers(parts, layers)
     recording = record(model, tokenizer, prompts)
     nothing = Block("", 0, (frozenset(),) * len(prompts))
-    blinded = _at_decision if queries == "decision" else _everywhere
-    deltas = blinded(parts, recording, [nothing, *plan], layers)  # [block, prompt], nothing blocked first
+    knocked_out = _at_decision if queries == "decision" else _everywhere
+    deltas = knocked_out(parts, recording, [nothing, *plan], layers)  # [block, prompt], nothing blocked first
     error = np.abs(deltas[0] - recording.delta)
     if not (error <= recording.tolerance(parts)).all():
         raise RewiredError(

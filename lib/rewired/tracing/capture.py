@@ -80,15 +80,15 @@ def batches(rows: Sequence[Sequence[int]], size: int, device) -> list[tuple[list
     """(indices, tokens) of batches of rows of similar length, padded on the right: no position shifts, and causality
     hides the padding, so no mask is needed."""
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    result = []
+    grouped = []
     for start in range(0, len(order), size):
         indices = order[start : start + size]
         longest = len(rows[indices[-1]])
         ids = torch.zeros(len(indices), longest, dtype=torch.long)  # [row, position]
         for r, i in enumerate(indices):
             ids[r, : len(rows[i])] = torch.tensor(rows[i])
-        result.append((indices, ids.to(device)))
-    return result
+        grouped.append((indices, ids.to(device)))
+    return grouped
 
 
 def read_positions(

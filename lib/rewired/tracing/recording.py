@@ -44,12 +44,12 @@ def components(model, kinds: Sequence[str] = ("head", "mlp")) -> list[Component]
     for kind in kinds:
         if kind not in KINDS:
             raise choice("kind of component", kind, KINDS)
-    result = []
+    listed = []
     for layer in range(parts.depth):
         for kind in kinds:
             heads = range(parts.heads) if kind == "head" else [-1]
-            result += [Component(layer, kind, head) for head in heads]
-    return result
+            listed += [Component(layer, kind, head) for head in heads]
+    return listed
 
 
 def named(model, names: Iterable[str | Component]) -> list[Component]:
@@ -174,21 +174,21 @@ class Sweep:
         base = self.target.at(tree.nodes)
         nodes = len(tree.leaf) if self.decision_only else len(tree.depth_of)
         size = max(1, BUDGET[self.parts.device.type] // nodes)
-        result = np.empty((len(rows), len(tree.prompts)))
+        patched = np.empty((len(rows), len(tree.prompts)))  # [row, prompt of the tree]
         for a in range(0, len(rows), size):
             final = forward(self.parts, tree, base, rows[a : a + size], start, self.decision_only)
             delta, _ = read_out(self.parts, final, self.target.encoded.pick(tree.prompts))
-            result[a : a + size] = delta.cpu().numpy()
-        return result
+            patched[a : a + size] = delta.cpu().numpy()
+        return patched
 
     def together(self, sets: Sequence[Sequence[Component]]) -> np.ndarray:
         """delta with each set of components patched at once: [set, prompt]."""
         starts = np.array([min((c.start for c in members), default=self.parts.depth) for members in sets])
-        result = np.full((len(sets), len(self.target.delta)), np.nan)
+        patched = np.full((len(sets), len(self.target.delta)), np.nan)  # [set, prompt]
         for start in sorted(set(starts.tolist())):
             indices = np.flatnonzero(starts == start)
             for tree in self.target.trees:
                 values = self.source.at(tree.nodes)
                 rows = [[self.patch(component, values) for component in sets[k]] for k in indices]
-                result[np.ix_(indices, tree.prompts)] = self.deltas(tree, rows, start)
-        return result
+                patched[np.ix_(indices, tree.prompts)] = self.deltas(tree, rows, start)
+        return patched

@@ -53,8 +53,7 @@ class LiveGames:
 
     def __init__(self, training: Training, labels: Labels, variant: str, seed: int, count: int | None = None):
         self.training, self.labels = training, labels
-        # before and from training.first_episodes on
-        self.rewards = get_reward(training.first_reward or variant), get_reward(variant)
+        self.rewards = get_reward(training.first_reward or variant), get_reward(variant)  # first, then
         self.opponent = get_opponent(training.opponent)
         self.random = np.random.default_rng(seed)
         self.history: list[tuple[str, str | None, float]] = []
@@ -98,8 +97,7 @@ class LiveGames:
             payoffs = dilemma(*game["matrix"]).points(move, other)
             reward = self.reward(Turn(state, move, other, payoffs))
         self.history.append((state, move, reward))
-        # an illegal answer leaves the own move as it was
-        game["state"] = (move or state[0]) + other
+        game["state"] = (move or state[0]) + other  # an illegal answer leaves the own move as it was
         game["step"] += 1
         if game["step"] >= self.training.steps_per_episode:
             game.update(self._new())
@@ -327,7 +325,9 @@ def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None 
 
 def refuse(training: Training, variant: str) -> None:
     """RewiredError for a request that cannot be trained, before anything is loaded."""
-    get_reward(variant), get_reward(training.first_reward or variant), get_opponent(training.opponent)
+    get_reward(variant)
+    get_reward(training.first_reward or variant)
+    get_opponent(training.opponent)
     if training.batch_size % training.minibatches:
         raise RewiredError(
             f"training.batch_size is {training.batch_size} and training.minibatches {training.minibatches}: the batch "
