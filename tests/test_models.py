@@ -110,6 +110,13 @@ def test_there_is_one_copy_of_the_base(trained):
     assert not any(p.requires_grad for p in after.values()) and not variants.model.training
 
 
+def test_a_copy_of_a_run_is_no_run(trained):
+    variants = models.Variants(trained)
+    folder = variants.run_dir("strategic", 1)
+    shutil.copytree(folder, folder.with_name("strategic-1-old"))
+    assert variants.runs() == [("strategic", 1), ("utilitarian", 1)]
+
+
 def test_the_switch_is_restored_after_an_error(trained):
     variants = models.Variants(trained)
     base = deltas(variants, variants.model)

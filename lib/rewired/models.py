@@ -37,8 +37,7 @@ def load_base(profile: Profile):
         model, info = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=getattr(torch, profile.model.dtype),
-            # Gemma-2 caps its attention logits, which the fused kernels cannot.
-            attn_implementation="eager",
+            attn_implementation="eager",  # Gemma-2 caps its attention logits, which fused kernels cannot
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
@@ -104,8 +103,7 @@ def fingerprint(model) -> str:
     parameters = {}
     for name, value in network(model).named_parameters():
         if "lora_" not in name:
-            # PEFT puts the original layer one level deeper.
-            parameters[name.replace(".base_layer.", ".")] = value
+            parameters[name.replace(".base_layer.", ".")] = value  # PEFT puts the layer one level deeper
     digest = hashlib.sha256()
     for name, value in sorted(parameters.items()):
         flat = value.detach().reshape(-1)  # [parameters of this tensor]
@@ -156,7 +154,8 @@ class Variants:
         finished = []
         for file in sorted(results_dir(self.profile).glob("runs/[!.]*-[0-9]*/run.json")):
             variant, _, seed = file.parent.name.rpartition("-")
-            finished.append((variant, int(seed)))
+            if seed.isdigit():  # a copy, strategic-1-old, is no run
+                finished.append((variant, int(seed)))
         order = [*self.profile.training.variants, *sorted({variant for variant, _ in finished})]
         return sorted(finished, key=lambda run: (order.index(run[0]), run[1]))
 
@@ -231,7 +230,8 @@ def check_run(variants: Variants, variant: str, seed: int, episode: int | None =
         names = ", ".join(f"{name}-{number}" for name, number in finished) or "none"
         raise RewiredError(
             f"There is no run of {variant!r} with seed {seed} in profile {profile.name!r}; finished runs: {names}. "
-            f"Train it with `python -m rewired train --profile {profile.name} --variant {variant} --seed {seed}`."
+            f"Train it with `python -m rewired train --profile {profile.name} --variant {variant} --seed {seed} "
+            f"--out {folder}`."
         )
     try:
         run = json.loads((folder / "run.json").read_text())
