@@ -152,6 +152,7 @@ BROKEN = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, browser_check.PROGRAMS)), reason="no Chromium")
 def test_the_browser_finds_nothing_and_then_everything(book):
     site = book[0] / "_build" / "html"

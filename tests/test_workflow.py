@@ -73,6 +73,7 @@ def test_chapters_get_their_quick_parameters(repository):
     assert f"few={attention['few']}" in line
 
 
+@pytest.mark.slow
 def test_a_parameter_repeats_what_reads_it(repository):
     assert built(repository, "--set", "decisions.samples=7") == following("decisions")
     assert built(repository) == following("decisions")
@@ -87,6 +88,7 @@ def test_a_training_parameter_retrains(repository):
     assert built(repository) == RUNS | PAIRS | following(*USING_RUNS)
 
 
+@pytest.mark.slow
 def test_an_edit_repeats_what_it_can_change(repository):
     library = repository / "lib" / "rewired"
     (library / "plots.py").write_text((library / "plots.py").read_text() + "\nMORE = 1\n")
@@ -121,6 +123,7 @@ def test_a_lost_result_is_made_again(repository):
     assert built(repository) == following("prompts")
 
 
+@pytest.mark.slow
 def test_one_part_is_built_with_what_it_reads(repository):
     """A chapter of another part that reads a table of the study: the part is built with that chapter, and no more."""
     (repository / "notebooks" / "motives").mkdir()

@@ -224,6 +224,7 @@ def test_scores_are_those_of_the_whole_chat(tokenizer, texts):
         assert score.exact == all(logits[t - 1].argmax() == ids[t] for t in last)
 
 
+@pytest.mark.slow
 def test_training_resumes_to_the_same_bytes(tmp_path):
     whole = train_base(tmp_path / "whole", TINY)
     train_base(tmp_path / "parts", TINY, stop_at=7)
@@ -243,6 +244,7 @@ def test_the_shipped_recipe_is_that_of_the_code():
     assert (ROOT / "models/pocket/recipe.json").read_text() == json.dumps(asdict(Recipe()), indent=1) + "\n"
 
 
+@pytest.mark.slow
 def test_unfinished_base_of_another_recipe_is_refused(tmp_path):
     train_base(tmp_path / "base", TINY, stop_at=2)
     with pytest.raises(RewiredError, match="another recipe"):
@@ -258,6 +260,7 @@ def test_reading_draws_are_held_out():
     assert set(FLOORS) == set(SETS)
 
 
+@pytest.mark.slow
 def test_the_shipped_base_reads():
     """Every floor of the report, on the base in models/pocket."""
     model, tokenizer = models.load_base(profiles.load("pocket"))
@@ -273,6 +276,7 @@ def command(*words: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "corpora.pocket", *words], capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_a_bad_profile_is_told_in_a_paragraph():
     refused = command("report", "--profile", "pockt")
     assert refused.returncode == 2 and "Did you mean 'pocket'" in refused.stderr and "Traceback" not in refused.stderr
