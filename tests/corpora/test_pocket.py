@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from corpora.pocket import Recipe, corpus, lessons, train_base
+from corpora.pocket.__main__ import app
 from corpora.pocket.recipe import Stage, make_model, make_tokenizer, tokenize
 from corpora.pocket.report import FLOORS, SETS, answer_scores, base_report, reading_chat
 from rewired import models, profiles
@@ -280,4 +282,4 @@ def command(*words: str) -> subprocess.CompletedProcess:
 def test_a_bad_profile_is_told_in_a_paragraph():
     refused = command("report", "--profile", "pockt")
     assert refused.returncode == 2 and "Did you mean 'pocket'" in refused.stderr and "Traceback" not in refused.stderr
-    assert {"report", "rebuild"} <= set(command("--help").stdout.split())
+    assert {"report", "rebuild"} <= set(CliRunner().invoke(app, ["--help"]).output.split())
