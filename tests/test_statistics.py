@@ -60,6 +60,29 @@ def test_p_has_a_floor_and_repeats_itself():
     assert again[0] == again[1] != again[2]
 
 
+def test_opposite_differences_of_groups_do_not_cancel():
+    """A coin against a reciprocator: their means agree, their answers to either move do not."""
+    coin, reciprocator, moves = np.full(8, 0.5), np.tile([0.0, 1.0], 4), list("CD" * 4)
+    assert statistics.paired_permutation(coin, reciprocator) == (0.0, 1.0)
+    number, p = statistics.paired_permutation(coin, reciprocator, groups=moves)
+    # per move one of 2^4 settings of signs has a mean as large, and so has its opposite
+    assert number == 0.5 and p == (2 / 2**4) ** 2
+    whole = statistics.paired_permutation(coin, reciprocator, groups=moves, clusters=list("aabbccdd"))
+    assert whole == (0.5, 2 / 2**4), "a cluster is swapped in all groups at once"
+    same = statistics.paired_permutation(coin, coin, groups=moves)
+    assert same == (0.0, 1.0)
+
+
+def test_p_is_printed_with_its_floor():
+    assert statistics.p_text(1 / 2001, 60, 2_000) == "< 1/2001" and statistics.p_text(1 / 20_001, 60) == "< 1/20001"
+    assert statistics.p_text(2 / 2001, 60, 2_000) == "0.001" and statistics.p_text(0.25, 60) == "0.25"
+    assert statistics.p_text(2 / 2**9, 9) == "≤ 1/256", "all swaps were tried: this p is exact"
+    p = statistics.paired_permutation(np.ones(60), np.zeros(60), draws=999)[1]
+    assert statistics.p_text(p, 60, 999) == "< 1/1000"
+    p = statistics.paired_permutation(np.ones(9), np.zeros(9))[1]
+    assert statistics.p_text(p, 9) == "≤ 1/256" and statistics.p_text(2 * p, 9) != "≤ 1/256"
+
+
 @pytest.mark.parametrize("values", [[1.0, np.nan, 2.0], []])
 def test_missing_values_are_no_evidence(values):
     with pytest.raises(RewiredError, match="lack a number"):

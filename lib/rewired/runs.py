@@ -49,17 +49,11 @@ def distances(values: pd.DataFrame, measure: str | Callable = "mean") -> pd.Data
             f"{table.shape[0]} runs {missing} are missing. Measure all runs on the same prompts."
         )
     count = table.shape[1]
-    # pdist returns the upper triangle, one number for every two runs
-    if measure == "mean":
-        apart = pdist(table, "cityblock") / count
-    elif measure == "root mean square":
-        apart = pdist(table, "euclidean") / np.sqrt(count)
-    elif measure == "cosine":
-        apart = pdist(table, "cosine")
-    elif callable(measure):
-        apart = pdist(table, measure)
-    else:
-        raise choice("distance measure", measure, ("mean", "root mean square", "cosine"))
+    units = {"mean": ("cityblock", count), "root mean square": ("euclidean", np.sqrt(count)), "cosine": ("cosine", 1)}
+    if not callable(measure) and measure not in units:
+        raise choice("distance measure", measure, units)
+    metric, unit = (measure, 1) if callable(measure) else units[measure]
+    apart = pdist(table, metric) / unit  # the upper triangle, one number for every two runs
     return pd.DataFrame(squareform(apart), index=values.columns, columns=values.columns)
 
 
@@ -73,10 +67,9 @@ def pairs(distance: pd.DataFrame, **others: pd.DataFrame) -> pd.DataFrame:
 
     Runs of two variants are compared at different seeds, as runs of one variant must be. Where each of the two
     variants has the same single seed, that pair is taken."""
-    tables = {"distance": distance.to_numpy()}  # [run, run] each
-    for name, matrix in others.items():
-        tables[name] = matrix.loc[distance.index, distance.index].to_numpy()
     listed = list(distance.index)
+    tables = {"distance": distance} | others
+    tables = {name: matrix.loc[listed, listed].to_numpy() for name, matrix in tables.items()}  # [run, run] each
     seeds_of: dict[str, set[int]] = {}
     for variant, seed in listed:
         seeds_of.setdefault(variant, set()).add(seed)
@@ -84,19 +77,17 @@ def pairs(distance: pd.DataFrame, **others: pd.DataFrame) -> pd.DataFrame:
     order = list(seeds_of)
     places = sorted(range(len(listed)), key=lambda place: order.index(listed[place][0]))
 
-    within: list[tuple] = []
-    between: list[tuple] = []
+    rows: list[tuple] = []
     for i, j in combinations(places, 2):
         (a, seed_a), (b, seed_b) = listed[i], listed[j]
         numbers = [table[i, j] for table in tables.values()]
-        if a == b:
-            within.append((a, seed_a, b, seed_b, a, WITHIN, *numbers))
-            continue
         single = len(seeds_of[a] | seeds_of[b]) == 1
-        if seed_a != seed_b or single:
-            between.append((a, seed_a, b, seed_b, f"{a} – {b}", BETWEEN, *numbers))
-    columns = ["a", "seed_a", "b", "seed_b", "pair", "kind", *tables]
-    return pd.DataFrame(within + between, columns=columns)
+        if a == b:
+            rows.append((a, seed_a, b, seed_b, a, WITHIN, *numbers))
+        elif seed_a != seed_b or single:
+            rows.append((a, seed_a, b, seed_b, f"{a} – {b}", BETWEEN, *numbers))
+    rows.sort(key=lambda row: row[5] == BETWEEN)  # stable: the order of the runs stays
+    return pd.DataFrame(rows, columns=["a", "seed_a", "b", "seed_b", "pair", "kind", *tables])
 
 
 def differ(pairs: pd.DataFrame, value: str = "distance", by: str | None = None) -> pd.DataFrame:

@@ -15,21 +15,32 @@ def binomial_interval(successes, trials, level: float = 0.95, family: int = 1) -
     successes, trials = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
     with np.errstate(invalid="ignore", divide="ignore"):
         lower, upper = proportion_confint(successes, trials, alpha=(1 - level) / family, method="beta")
-    empty = trials == 0
-    return np.where(empty, 0.0, lower), np.where(empty, 1.0, upper)
+    return np.nan_to_num(lower, nan=0.0), np.nan_to_num(upper, nan=1.0)
 
 
-def paired_permutation(a, b, draws=20_000, seed=0, clusters: Sequence | None = None) -> tuple[float, float]:
+def paired_permutation(
+    a, b, draws=20_000, seed=0, clusters: Sequence | None = None, groups: Sequence | None = None
+) -> tuple[float, float]:
     """(mean difference a - b, two-sided p): pair by pair, swap which model a value came from.
 
     The null: *these two models* are alike on each prompt. A difference that a group of prompts shares breaks it, for
     each model reads a wording in its own way. The question whether the models differ *on average over wordings* needs
-    ``clusters``: whole clusters are swapped. The observed assignment counts as one, so p is never 0: its floor is
-    1 / (draws + 1), or 2 / 2^n where n pairs or clusters allow fewer swaps. Raises RewiredError for missing values."""
-    sums, sizes = _by_cluster(a, b, clusters)  # both [cluster]
-    null = np.abs(swaps(len(sums), draws, seed) @ sums)  # [swap], the first one as observed
+    ``clusters``: whole clusters are swapped. Opposite differences cancel in a mean. With ``groups`` (the states, say)
+    the number compared, and returned, is the mean |mean difference of a group|, and nothing cancels between groups.
+    The observed assignment counts as one, so p is never 0: see `p_text`. Raises RewiredError for missing values."""
+    sums, sizes = _by_cluster(a, b, clusters, groups)  # [cluster, group] and [cluster]
+    null = np.abs(swaps(len(sums), draws, seed) @ sums).sum(axis=1)  # [swap], the first one as observed
     rounding = 1e-12 * np.abs(sums).sum()  # rounding must not break ties, at any scale
-    return float(sums.sum() / sizes.sum()), float(np.mean(null >= null[0] - rounding))
+    total = sums.sum() if groups is None else null[0]
+    return float(total / sizes.sum()), float(np.mean(null >= null[0] - rounding))
+
+
+def p_text(p: float, count: int, draws: int = 20_000) -> str:
+    """A p of `paired_permutation` for ``count`` pairs or clusters, as a page prints it: two digits, or its floor. It is
+    "< 1/2001" with 2,000 draws; where all swaps were tried, p is exact, and the least one is "≤ 1/256", say."""
+    exact = count < 31 and 2**count <= draws + 1  # as in `swaps`
+    least = 2 ** (count - 1) if exact else draws + 1
+    return f"{'≤' if exact else '<'} 1/{least}" if p * least < 1 + 1e-9 else f"{p:.2g}"
 
 
 def cluster_interval(values, clusters: Sequence, level=0.95, draws=5_000, seed=0) -> tuple[float, float]:
@@ -37,13 +48,13 @@ def cluster_interval(values, clusters: Sequence, level=0.95, draws=5_000, seed=0
     ends are order statistics of the means of subsets of clusters (Hartigan 1969, "Using subsample values as typical
     values"). It covers for clusters of any sizes whose deviations are symmetric. NaN, NaN where there are too few
     clusters: at 0.95 fewer than six. Raises RewiredError for missing values."""
-    sums, sizes = _by_cluster(values, 0.0, clusters)
+    sums, sizes = _by_cluster(values, 0.0, clusters, None)
     subsets = (swaps(len(sums), draws, seed) + 1) // 2  # [subset, cluster] of 0 and 1; the first one holds all
     subsets = subsets[subsets.any(axis=1)]
     rank = int((1 - level) / 2 * (len(subsets) + 1) + 1e-9)
     if rank == 0:
         return float("nan"), float("nan")
-    means = np.sort((subsets @ sums) / (subsets @ sizes))
+    means = np.sort((subsets @ sums[:, 0]) / (subsets @ sizes))
     return float(means[rank - 1]), float(means[-rank])
 
 
@@ -81,8 +92,9 @@ def swaps(count: int, draws: int, seed: int) -> np.ndarray:
     return np.concatenate([np.ones((1, count), dtype=np.int8), random])
 
 
-def _by_cluster(a, b, clusters: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
-    """(sums of a - b, sizes) of the clusters; without clusters each value is one of its own. RewiredError for gaps."""
+def _by_cluster(a, b, clusters: Sequence | None, groups: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
+    """(sums of a - b [cluster, group], sizes [cluster]); without clusters each value is one of its own, without groups
+    all are one. RewiredError for gaps."""
     difference = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     missing = int(np.isnan(difference).sum())
     if missing or not difference.size:
@@ -90,7 +102,9 @@ def _by_cluster(a, b, clusters: Sequence | None) -> tuple[np.ndarray, np.ndarray
             f"{missing} of {difference.size} pairs of values lack a number, and a test needs one in each and at least "
             "one pair. Drop the prompts that were not answered, and say how many there are."
         )
-    if clusters is None:
-        return difference, np.ones(len(difference))
-    groups = pd.Series(difference).groupby(pd.factorize(np.asarray(clusters))[0])
-    return groups.sum().to_numpy(), groups.size().to_numpy(dtype=float)
+    nothing = np.arange(len(difference))
+    rows = nothing if clusters is None else pd.factorize(np.asarray(clusters))[0]
+    columns = 0 * nothing if groups is None else pd.factorize(np.asarray(groups))[0]
+    sums = np.zeros((rows.max() + 1, columns.max() + 1))
+    np.add.at(sums, (rows, columns), difference)
+    return sums, np.bincount(rows).astype(float)
