@@ -36,7 +36,7 @@ TOWARD = LinearSegmentedColormap.from_list("toward", ["#004f86", "#7fb3d9", "#ff
 SIZE = LinearSegmentedColormap.from_list("size", ["#ffffff", "#b9a3d3", "#4b2a7b"])
 # Violet where one goes down as the other goes up, green where both go together: signs that are no decisions.
 TOGETHER = LinearSegmentedColormap.from_list("together", ["#762a83", "#c2a5cf", "#ffffff", "#a6dba0", "#1b7837"])
-WIDTH = 6.4  # inches: two panels side by side still read at 390 pixels
+WIDTH = 4.5  # inches: a telephone shows them on 342 pixels, so 9 points are 9 pixels there. No text is smaller.
 LOOK = mpl.rc_params_from_file(Path(__file__).with_name("look.mplstyle"), use_default_template=False)
 # A decorator: draw with the book's settings, and leave everybody else's alone.
 look = mpl.rc_context(LOOK)
@@ -250,7 +250,7 @@ def lines(
         draw_lines(ax, part, x, value, series, run, names)
         _label(ax, title, x.replace("_", " "), ylabel)
     if len(names) > 1 and panel != series:
-        legend(figure, axes[0], ncols=min(len(names), 4))
+        legend(figure, axes[0], ncols=min(len(names), 3))
     return figure
 
 
@@ -288,8 +288,8 @@ def grid(
     tables = {title: _cells(part, row, column, value) for title, part in parts.items()}
     columns = min(columns, len(parts))
     tallest, widest = np.max([table.shape for table in tables.values()], axis=0)
-    numbers = widest * columns <= 12
-    height = 0.21 + 0.06 * numbers + 0.07 * (numbers and "note" in frame)
+    numbers = widest * columns <= 10
+    height = 0.21 + 0.06 * numbers + 0.12 * (numbers and "note" in frame)
     image = _colours(tables) | image
     figure, axes = panels(len(parts), height=height * tallest + 0.75, columns=columns)
     for ax, (title, cells) in zip(axes, tables.items(), strict=True):
@@ -321,16 +321,15 @@ def _colours(tables: Mapping[str, pd.DataFrame]) -> dict:
 
 
 def _name_cells(ax: Axes, cells: pd.DataFrame, row: str, column: str, across: int, numbers: bool) -> None:
-    """Tick labels of one grid: at most 20 a side, slanted where they are long."""
+    """Tick labels of one grid: as many as there is room for, slanted where they are long."""
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    x, y = (range(0, count, -(-count // 20)) for count in (cells.shape[1], cells.shape[0]))
-    size = 8.5 if numbers or max(len(x), len(y)) < 12 else 6.5
-    ax.set_xticks(x, [short(cells.columns[k]) for k in x], fontsize=size)
-    ax.set_yticks(y, [str(cells.index[k]).replace("_", " ") for k in y], fontsize=size)
+    x, y = range(0, cells.shape[1], -(-cells.shape[1] * across // 20)), range(0, cells.shape[0], -(-cells.shape[0] // 24))
+    ax.set_xticks(x, [short(cells.columns[k]) for k in x], fontsize=9)
+    ax.set_yticks(y, [str(cells.index[k]).replace("_", " ") for k in y], fontsize=9)
     letters = max(len(line) for name in cells.columns for line in short(name).split("\n"))
-    if letters * len(x) * across > 64:  # about as many fit the figure's width
+    if letters * len(x) * across > 46:  # about as many fit the figure's width
         for tick in ax.get_xticklabels():
             tick.set(rotation=50, ha="right", rotation_mode="anchor")
     if not numbers:
@@ -345,11 +344,11 @@ def _write_cells(ax: Axes, cells: pd.DataFrame, notes: pd.DataFrame | None, reac
         note = "" if notes is None or pd.isna(notes.iloc[i, j]) else str(notes.iloc[i, j])
         look_of = {"ha": "center", "va": "center", "color": "white" if abs(number) > 0.65 * reach else INK}
         if not numbers:
-            ax.text(j, i, note, fontsize=10, **look_of)
+            ax.text(j, i, note, fontsize=9, **look_of)
             continue
         text = "–" if np.isnan(number) else f"{round(number, decimals) + 0:.{decimals}f}"  # + 0: no minus before zero
-        ax.text(j, i - 0.13 * bool(note), text, fontsize=8.5, **look_of)
-        ax.text(j, i + 0.26, note, fontsize=7, **look_of)
+        ax.text(j, i - 0.13 * bool(note), text, fontsize=9, **look_of)
+        ax.text(j, i + 0.26, note, fontsize=9, **look_of)
 
 
 @look
@@ -368,8 +367,8 @@ def scatter(frame: pd.DataFrame, x: str, y: str, series: str, xlabel: str, ylabe
         ax.axvline(0, color=INK, linewidth=0.8)
         ax.margins(0.08)
         ax.set_title(title, fontsize=9.5)
-    figure.supxlabel(xlabel, fontsize=10.5)
-    figure.supylabel(ylabel, fontsize=10.5)
+    figure.supxlabel(xlabel, fontsize=9.5)
+    figure.supylabel(ylabel, fontsize=9.5)
     if len(names) > 1:
         legend(figure, axes[0])
     return figure
