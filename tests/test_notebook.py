@@ -17,7 +17,7 @@ SINGLE = {"training.seeds": [1], "training.variants": ["deontological", "utilita
 def page(monkeypatch) -> dict:
     """What is glued, by name."""
     glued: dict = {}
-    monkeypatch.setattr("myst_nb.glue", lambda name, thing, display=True: glued.update({name: thing}))
+    monkeypatch.setattr(notebook, "_glue", lambda name, thing, display=False: glued.update({name: thing}))
     return glued
 
 

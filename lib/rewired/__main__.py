@@ -5,13 +5,13 @@ A bad input prints one paragraph and exits with status 2.
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from rewired.errors import RewiredError
 from rewired.execute import execute, start
-from rewired.profiles import assignment
+from rewired.profiles import ROOT, assignment
 from rewired.store import output_dir
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -34,6 +34,23 @@ def train(
     typer.echo(folder)
 
 
+@app.command()
+def grow(
+    out: Annotated[Path, typer.Argument(help="the folder to write")],
+    like: Annotated[str | None, typer.Option(help="a larger model whose shape it gets: gemma-2-2b")] = None,
+    layers: int | None = None,
+    width: int | None = None,
+    head_dim: int | None = None,
+    base: Annotated[Path, typer.Option(help="the folder of the small Gemma-2")] = ROOT / "models" / "pocket",
+    dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="of the weights")] = "bfloat16",
+) -> None:
+    """Write a small base in the shape of a larger model, computing the same: a rehearsal for the real size."""
+    from rewired import grow
+
+    sizes = {"num_hidden_layers": layers, "hidden_size": width, "head_dim": head_dim}
+    typer.echo(grow.grow(base, out, like, dtype, **{name: size for name, size in sizes.items() if size}))
+
+
 @app.command("run-notebook")
 def run_notebook(
     notebook: Path,
@@ -44,6 +61,10 @@ def run_notebook(
     """Execute a notebook."""
     values = dict(assignment("parameter", text, "-p seed=2") for text in parameters or [])
     execute(notebook, out, values, here=here)
+    torch = sys.modules.get("torch")
+    if here and torch and torch.cuda.is_available():
+        peak = (torch.cuda.max_memory_allocated() / 2**30, torch.cuda.max_memory_reserved() / 2**30)
+        typer.echo("GPU memory at its peak: {:.1f} GiB in tensors, {:.1f} GiB taken from the card".format(*peak))
 
 
 def main() -> None:

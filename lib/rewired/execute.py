@@ -71,29 +71,37 @@ def _refuse_unknown(names: Iterable[str], known: Iterable[str], where: str) -> N
             raise choice(f"parameter of {where}:", name, known, "They stand in its first code cell.")
 
 
-def _assigned(source: str) -> list[str]:
-    """The names that a cell assigns at its top level."""
-    assignments = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
-    return [target.id for node in assignments for target in node.targets if isinstance(target, ast.Name)]
+def _assigned(source: str) -> dict[str, ast.expr]:
+    """{name: its value} of what a cell assigns at its top level."""
+    found: dict[str, ast.expr] = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign):
+            found |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
+    return found
 
 
 def execute(notebook: Path, output: Path, parameters: dict, here: bool = False) -> None:
     """Run ``notebook`` with these ``parameters`` and write the executed notebook to ``output``.
 
-    With ``here`` the cells run in this process, without a kernel. Raises RewiredError for a parameter that the notebook
-    does not have and for one raised inside it."""
-    import papermill
-
+    With ``here`` the cells run in this process, without a kernel; neither papermill nor Jupyter is needed. Raises
+    RewiredError for a parameter that the notebook does not have and for one raised inside it."""
     if not notebook.is_file():
         raise RewiredError(f"There is no notebook {notebook}. The chapters are notebooks/*/*.ipynb.")
-    declared = papermill.inspect_notebook(str(notebook))
+    stored = json.loads(notebook.read_text())
+    places = [k for k, cell in enumerate(stored["cells"]) if "parameters" in cell["metadata"].get("tags", [])]
+    declared = _assigned("".join(stored["cells"][places[0]]["source"])) if places else {}
     _refuse_unknown(parameters, declared, notebook.name)
     built_on = ("profile", "overrides")  # every notebook has these two
-    defaults = {name: ast.literal_eval(declared[name]["default"]) for name in built_on if name in declared}
-    values = defaults | parameters
+    values = {name: ast.literal_eval(declared[name]) for name in built_on if name in declared} | parameters
     os.environ.update(environment(load(values["profile"], values.get("overrides"))))
     with atomic_path(output) as temporary:
-        executed = _in_this_process(notebook, parameters) if here else _in_a_kernel(notebook, temporary, parameters)
+        if here:
+            lines = [f"{name} = {value!r}\n" for name, value in parameters.items()]
+            injected = {"cell_type": "code", "metadata": {"tags": ["injected-parameters"]}, "source": "".join(lines)}
+            stored["cells"][places[0] + 1 : places[0] + 1] = [injected] if parameters else []
+            executed = _in_this_process(notebook, stored)
+        else:
+            executed = _in_a_kernel(notebook, temporary, parameters)
         _tidy(executed)
         temporary.write_text(json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
 
@@ -119,22 +127,17 @@ def _in_a_kernel(notebook: Path, output: Path, parameters: dict) -> dict:
     return json.loads(output.read_text())
 
 
-def _in_this_process(notebook: Path, parameters: dict) -> dict:
+def _in_this_process(notebook: Path, stored: dict) -> dict:
     """The notebook, with the outputs of its cells after they ran one after the other in a shell of this process."""
     import matplotlib.pyplot as plt
-    from papermill.iorw import load_notebook_node
-    from papermill.parameterize import parameterize_notebook
 
-    executed = load_notebook_node(str(notebook))
-    if parameters:
-        executed = parameterize_notebook(executed, parameters)
     plt.switch_backend("agg")
     with contextlib.chdir(ROOT), _own_shell() as shell:
-        for cell in executed["cells"]:
+        for cell in stored["cells"]:
             if cell["cell_type"] == "code":
                 _run_cell(shell, cell, notebook)
                 plt.close("all")
-    return executed
+    return stored
 
 
 @contextlib.contextmanager

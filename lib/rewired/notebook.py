@@ -192,6 +192,11 @@ def _cell(value) -> str:
 
 
 def _glue(name: str, thing, display: bool = False) -> None:
-    from myst_nb import glue
+    """An output that MyST-NB finds again under ``name``. It reads these keys; it need not be installed here."""
+    from IPython.core.formatters import format_display_data
+    from IPython.display import display as show
 
-    glue(name, thing, display=display)
+    data, metadata = format_display_data(thing)
+    prefix = "" if display else "application/papermill.record/"  # a type that no page shows by itself
+    metadata["scrapbook"] = {"name": name, "mime_prefix": prefix}
+    show({prefix + kind: value for kind, value in data.items()}, metadata=metadata, raw=True)
