@@ -54,6 +54,31 @@ def by_enumeration(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
+def test_clusters_are_swapped_whole():
+    a, b = models(6, seed=3)
+    clusters = list("xyxzzx")  # not side by side, as given
+    order = [0, 2, 5, 1, 3, 4]
+    swapped = by_enumeration(a.to_numpy()[order], b.to_numpy()[order])  # every swap of five contrasts: x x y z z
+    whole = [k for k, s in enumerate(itertools.product((0, 1), repeat=5)) if s[0] == s[1] and s[3] == s[4]]
+    got = interactions.null_sizes(a, b, clusters=clusters)
+    assert got.shape == (8, 6) and got[0] == pytest.approx(swapped[0], abs=1e-6)
+    in_order = [np.array(sorted(map(tuple, null.round(4)))) for null in (got, swapped[whole])]
+    assert in_order[0] == pytest.approx(in_order[1], abs=2e-4)
+    alone = interactions.null_sizes(a, b, clusters=range(6))
+    assert alone == pytest.approx(interactions.null_sizes(a, b))
+
+
+def test_models_that_read_each_wording_in_their_own_way_are_alike_by_cluster():
+    clusters, below = np.repeat(np.arange(9), 5), np.zeros(2)
+    for k in range(40):
+        random = np.random.default_rng(k)
+        a, b = (pd.DataFrame(2 * random.normal(size=(9, 8))[clusters] + random.normal(size=(45, 8))) for _ in "ab")
+        for way, given in enumerate((None, clusters)):
+            null = interactions.null_sizes(a, b, 127, 0, given)
+            below[way] += interactions.share_table(null, 45, (0.3,))["p"].iloc[0] <= 0.05
+    assert below[0] > 20 > 8 > below[1], "singly they are told apart by their wordings, not by more"
+
+
 def test_correlations_are_pearson_s():
     a, _ = models(9)
     pd.testing.assert_frame_equal(interactions.correlations(a), a.corr(), atol=1e-12)

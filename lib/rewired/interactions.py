@@ -26,17 +26,20 @@ def correlations(values: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(_correlations(contrasts(values)), index=values.columns, columns=values.columns)
 
 
-def null_sizes(a: pd.DataFrame, b: pd.DataFrame, draws: int = 2_000, seed: int = 0) -> np.ndarray:
-    """|r_b - r_a| of every pair of components after swapping models prompt by prompt: [swap, pair], the first one as
-    observed; pairs in the order of ``np.triu_indices``.
+def null_sizes(a: pd.DataFrame, b: pd.DataFrame, draws=2_000, seed=0, clusters: Sequence | None = None) -> np.ndarray:
+    """|r_b - r_a| of every pair of components after swapping models prompt by prompt, or whole ``clusters`` of prompts
+    (one name a prompt) at once: [swap, pair], the first one as observed; pairs in the order of ``np.triu_indices``.
 
-    The null: it does not matter which model a prompt's values came from, once each model's own mean and spread are
-    taken out. What is swapped are `contrasts`. Deviations from the mean of *all* prompts sum to zero before a swap
-    and not after it; over ten prompts they reject two to three times too often. With few prompts *and* heavy tails
-    the p of `share_table` is still a little too small (benchmarks/calibration)."""
-    z_a, z_b = _scaled(contrasts(a)), _scaled(contrasts(b))  # [prompt - 1, component]
+    The null: it does not matter which model a prompt's values came from, its mean and spread taken out. Swapped are
+    `contrasts`: deviations from the mean of *all* prompts sum to zero before a swap and not after it, and reject two
+    to three times too often over ten prompts. With few prompts *and* heavy tails the p of `share_table` is still a
+    little too small; so it is with few clusters (benchmarks/calibration)."""
+    groups = np.arange(len(a)) if clusters is None else pd.factorize(np.asarray(clusters))[0]  # [prompt]
+    order = np.argsort(groups, kind="stable")  # the prompts of a cluster side by side
+    z_a, z_b = (_scaled(contrasts(values.iloc[order])) for values in (a, b))  # [prompt - 1, component]
     one, other = np.triu_indices(a.shape[1], 1)  # both [pair]
-    stays = swaps(len(a) - 1, draws, seed)[:, :, None] > 0  # [swap, prompt - 1, 1]
+    coins = pd.factorize(groups[order][1:])[0]  # [prompt - 1]: which coin decides about a contrast
+    stays = swaps(coins.max() + 1, draws, seed)[:, coins, None] > 0  # [swap, prompt - 1, 1]
     sizes = np.empty((len(stays), len(one)), dtype=np.float32)
     for start in range(0, len(stays), 100):  # a hundred swaps at once
         block = slice(start, start + 100)
@@ -71,8 +74,8 @@ def share_table(sizes: np.ndarray, prompts: int, thresholds: Sequence[float] = T
         beyond = (sizes >= threshold - _TIE).sum(axis=1)  # [swap]
         share = beyond / pairs
         low, middle, high = np.quantile(share, (0.025, 0.5, 0.975))
-        counted = (threshold, prompts, pairs, int(beyond[0]), share[0])
-        rows.append((*counted, low, middle, high, float(_p(share, share[0]))))
+        p = float(_p(share, share[0]))
+        rows.append((threshold, prompts, pairs, int(beyond[0]), share[0], low, middle, high, p))
     columns = ["threshold", "prompts", "pairs", "beyond", "share", "null_low", "null", "null_high", "p"]
     return pd.DataFrame(rows, columns=columns)
 
