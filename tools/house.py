@@ -11,7 +11,7 @@ import io
 import sys
 import tokenize
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -101,17 +101,33 @@ def imports(package: Path) -> dict[str, set[str]]:
 
 
 def problems_of_imports() -> Iterator[str]:
-    """A cycle, or a module of ``rewired`` that imports a corpus."""
+    """A cycle, a module of ``rewired`` that imports a corpus, or one that imports what is about the study alone.
+
+    The command line may do the latter, inside a function: it offers the commands and needs them only when asked."""
+    library = ROOT / "lib" / "rewired"
     try:
-        list(TopologicalSorter(imports(ROOT / "lib" / "rewired")).static_order())
+        list(TopologicalSorter(imports(library)).static_order())
     except CycleError as error:
         yield f"these modules import each other: {' -> '.join(error.args[1])}"
-    for file in sorted((ROOT / "lib" / "rewired").rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
-            module = getattr(node, "module", None) or ""
-            named = [alias.name for alias in getattr(node, "names", [])] if isinstance(node, ast.Import) else [module]
-            if any(name.split(".")[0] == "corpora" for name in named):
-                yield f"{file.relative_to(ROOT)} imports a corpus, and rewired must not know any"
+    for file in sorted(library.rglob("*.py")):
+        name, tree = file.relative_to(ROOT), ast.parse(file.read_text())
+        packages = packages_of(ast.walk(tree))
+        if "corpora" in packages:
+            yield f"{name} imports a corpus, and rewired must not know any"
+        at_the_top = "replication" in packages_of(tree.body)
+        if "replication" in packages and (at_the_top or file.name != "__main__.py"):
+            yield f"{name} imports replication, which only a function of __main__.py may do"
+
+
+def packages_of(nodes: Iterable[ast.AST]) -> set[str]:
+    """The first names of all modules that these statements import."""
+    named = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            named |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            named.add((node.module or "").split(".")[0])
+    return named
 
 
 def problems_of_all(lines: int, comments: float, docstrings: float) -> Iterator[str]:

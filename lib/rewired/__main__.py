@@ -1,7 +1,4 @@
-"""The command line: ``rewired …`` or ``python -m rewired …``. Each command is one step of the book, run alone.
-
-A bad input prints one paragraph and exits with status 2.
-"""
+"""The command line: ``python -m rewired …``, one step of the book each. A bad input prints a paragraph (status 2)."""
 
 import sys
 from pathlib import Path
@@ -69,6 +66,9 @@ def run_notebook(
 
 def main() -> None:
     """Entry point: errors of the user are told in a paragraph, without a traceback."""
+    from replication import commands  # about the study alone; no other module of `rewired` imports these
+
+    commands.add(app)
     try:
         app()
     except RewiredError as error:
