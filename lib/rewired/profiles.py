@@ -27,6 +27,7 @@ class Section(BaseModel):
 
 class Model(Section):
     path: str = Field(min_length=1)  # a folder (from the repository) or a hub id
+    like: str | None = None  # made when missing: the shipped base in this shape, see `rewired.grow`
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -69,6 +70,7 @@ class Training(Section):
     log_every: int = Field(default=10, gt=0)  # episodes
     checkpoint_every: int = Field(default=100, gt=0)  # episodes
     bf16: bool = False
+    recompute: bool = False  # activations, in the backward pass: same bits, a third slower, a fraction of the memory
 
     @model_validator(mode="after")
     def _once(self) -> "Training":
@@ -109,6 +111,12 @@ class Patching(Section):
     circuits: int = Field(default=16, gt=0)  # the strongest components, from which small circuits are built
 
 
+class GpuMemory(Section):
+    train: int = Field(default=0, ge=0)  # one training run
+    pair: int = Field(default=0, ge=0)  # one patched pair
+    chapter: int = Field(default=0, ge=0)
+
+
 class Profile(Section):
     """A checked profile. ``name`` is the file's name without ``.yaml`` and names the folder of its results."""
 
@@ -121,6 +129,7 @@ class Profile(Section):
     training: Training
     decisions: Decisions = Decisions()
     patching: Patching = Patching()
+    gpu_mem_mb: GpuMemory = GpuMemory()  # that a job takes of a card: as many run at once as fit
     chapters: dict[str, dict[str, Any]] = {}  # parameters for a chapter, {pocket: {questions: 40}}, above quick ones
 
 

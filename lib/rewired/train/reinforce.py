@@ -30,14 +30,14 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import torch
-from transformers import TrainerCallback, set_seed
+from transformers import GenerationConfig, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
 from rewired.answers import PAD_TO
 from rewired.decisions import end_of_turn, measure, read_move
 from rewired.errors import RewiredError
 from rewired.games import ILLEGAL, STATES, Reward, Turn, dilemma, get_opponent, get_reward
-from rewired.models import ADAPTER, checkpoint_name, file_hash, fingerprint, load_base, run_dir
+from rewired.models import ADAPTER, checkpoint_name, file_hash, fingerprint, load_base, network, run_dir
 from rewired.profiles import Profile, Training
 from rewired.prompts import Labels, Prompt, chat, held_out_set, scenario_set, training_prompt
 from rewired.store import atomic_dir, write_table
@@ -104,6 +104,10 @@ class LiveGames:
         return reward
 
 
+PADDING = -1
+"""What TRL takes for padding: no token at all, since many models' padding token also ends a turn inside a prompt."""
+
+
 class GameReward(torch.nn.Module):
     """The games in the shape of TRL's reward model, and its endless source of prompts.
 
@@ -120,12 +124,11 @@ class GameReward(torch.nn.Module):
     def batches(self):
         """Prompts padded on the left to one length. Games are asked when a batch is wanted, not before, so that a state
         is always made by the newest move."""
-        pad = self.tokenizer.pad_token_id
         while True:
             rows = [chat(self.tokenizer, prompt) for prompt in self.games.prompts()]
             length = self.prompt_length = math.ceil(max(map(len, rows)) / PAD_TO) * PAD_TO
-            padded = [[pad] * (length - len(row)) + row for row in rows]
-            yield {"input_ids": torch.tensor(padded)}  # [game, position]
+            padded = [[PADDING] * (length - len(row)) + row for row in rows]
+            yield {"input_ids": torch.tensor(padded, device="cpu")}  # [game, position]
 
     def backbone(self, input_ids: torch.Tensor, **_) -> SimpleNamespace:
         return SimpleNamespace(hidden_states=[input_ids])  # [game, position]
@@ -157,6 +160,17 @@ class ValueHead(torch.nn.Module):
 
     def score(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.head(hidden.detach().float())  # [row, position, d_model] -> [row, position, 1]
+
+
+class Tail:
+    """Logits [row, last positions, vocabulary] of rows of ``length`` positions, read like those of all positions."""
+
+    def __init__(self, logits: torch.Tensor, length: int):
+        self.logits, self.before = logits, length - logits.shape[1]
+
+    def __getitem__(self, cut: tuple[slice, slice]) -> torch.Tensor:
+        rows, positions = cut
+        return self.logits[rows, positions.start - self.before : positions.stop]
 
 
 METRICS = {
@@ -234,10 +248,14 @@ def ppo(policy, tokenizer, games: LiveGames, recorder: Recorder, seed: int, fold
         cliprange=t.clip, vf_coef=t.value_coefficient, gamma=t.gamma, lam=t.lam, kl_coef=t.kl,
         cliprange_value=1e3,  # rewards reach 18: a value may move as far as it must
         temperature=t.temperature, response_length=t.max_new_tokens, stop_token_id=end_of_turn(tokenizer),
-        local_rollout_forward_batch_size=t.batch_size, num_sample_generations=0,
+        local_rollout_forward_batch_size=count, num_sample_generations=0,
         bf16=False,  # half precision is ours, see `lora.half_precision`
         gradient_checkpointing=False, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
     )  # fmt: skip
+    # roll-outs sample from the model as it is: of its own rules of generation only the special tokens stay
+    special = policy.generation_config
+    special = GenerationConfig(bos_token_id=special.bos_token_id, pad_token_id=special.pad_token_id)
+    network(policy).generation_config = policy.generation_config = special
     value = ValueHead(policy).to(policy.device)
     reward = GameReward(games, tokenizer)
     adapter = {"params": [p for p in policy.parameters() if p.requires_grad]}
@@ -250,15 +268,30 @@ def ppo(policy, tokenizer, games: LiveGames, recorder: Recorder, seed: int, fold
         callbacks=[recorder],
     )  # fmt: skip
     trainer.dataloader = reward.batches()
+    trainer.processing_class = SimpleNamespace(pad_token_id=PADDING, eos_token_id=tokenizer.eos_token_id)
+    _read_answers_only(trainer, policy, value, t)
+    return trainer
+
+
+def _read_answers_only(trainer, policy, value: ValueHead, training: Training) -> None:
+    """Policy and value from one forward pass (TRL would run the shared backbone twice), and logits only where answers
+    are read: over all positions of a batch they fill gigabytes."""
+    whole = policy.forward
+
+    def answered(**inputs):
+        output = whole(**inputs, logits_to_keep=training.max_new_tokens + 1)
+        output.logits = Tail(output.logits, inputs["input_ids"].shape[1])
+        return output
 
     def both(**inputs):
-        """Policy and value from one forward pass; TRL would run the shared backbone twice."""
-        output = policy(**inputs)
-        output.logits = output.logits.float()
+        if training.recompute:
+            policy.gradient_checkpointing_enable({"use_reentrant": False})
+        output = answered(**inputs)
+        policy.gradient_checkpointing_disable()
+        output.logits.logits = output.logits.logits.float()
         return output, value.score(output.hidden_states[-1])
 
-    trainer.model.forward = both
-    return trainer
+    policy.forward, trainer.model.forward = answered, both
 
 
 def learn(trainer, device: torch.device, bf16: bool) -> None:
@@ -364,5 +397,5 @@ def describe(folder: Path, training: Training) -> dict:
     without the lists of all runs and without places of the adapter that were not chosen."""
     checkpoints = {file.parent.name: file_hash(file) for file in sorted(folder.glob(f"checkpoints/*/{ADAPTER}"))}
     open_places = {key for key in ("modules", "layers") if getattr(training, key) is None}
-    settings = training.model_dump(mode="json", exclude={"variants", "seeds", *open_places})
+    settings = training.model_dump(mode="json", exclude={"variants", "seeds", "recompute", *open_places})
     return {"adapter": file_hash(folder / "adapter" / ADAPTER), "checkpoints": checkpoints, "training": settings}
