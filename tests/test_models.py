@@ -129,7 +129,7 @@ def test_the_guard_stops_another_model(trained):
     variants = models.Variants(trained)
     table = variants.run_dir("strategic", 1) / "decisions.parquet"
     recorded = read_table(table, trained)
-    recorded.loc[3, "p_defect"] += 0.01
+    recorded.loc[3, "delta"] += 0.01
     write_table(recorded, table, trained)
     with pytest.raises(RewiredError, match=f"not the model that was trained.*{recorded.prompt_id[3]}"):
         decisions.guard(variants, "strategic", 1)

@@ -86,9 +86,9 @@ def hidden_states(model, rows: Sequence[Tokens], reads: Sequence[Tokens], batch_
         longest = max(len(rows[i]) for i in batch) - shared
         length = -(-longest // PAD_TO) * PAD_TO  # rounded up
         # [row, position after the beginning], padded on the right: no position shifts, and causality hides the padding
-        ids = torch.zeros(len(batch), length, dtype=torch.long)
+        ids = torch.zeros(len(batch), length, dtype=torch.long, device="cpu")
         for r, i in enumerate(batch):
-            ids[r, : len(rows[i]) - shared] = torch.tensor(rows[i][shared:])
+            ids[r, : len(rows[i]) - shared] = torch.tensor(rows[i][shared:], device="cpu")
         past = None
         if shared:  # keys and values of each family's beginning, one copy for each of its rows
             begin = torch.tensor([rows[family[0]][:shared] for family in families], device=device)  # [family, position]
@@ -221,6 +221,6 @@ def sample(
                 growing[i, tokens] = count
     shuffled = []
     for answers in finished:  # grouped by their tokens so far; the order must carry no information
-        order = torch.randperm(how.n, generator=random)
+        order = torch.randperm(how.n, generator=random, device="cpu")
         shuffled.append([answers[k] for k in order.tolist()])
     return shuffled

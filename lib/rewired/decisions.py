@@ -21,8 +21,13 @@ from rewired.models import Variants
 from rewired.prompts import Labels, Prompt, as_labels, chat, scenario_set
 from rewired.store import read_table
 
-GUARD_TOLERANCE = 1e-3
 Prompts = Sequence[Prompt]
+
+
+def tolerance(model) -> float:
+    """How far two measurements of one delta may lie apart, in logits: half precision rounds by the shape of a batch.
+    p_defect then differs by at most a quarter of it."""
+    return 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.1
 
 
 @dataclass(frozen=True)
@@ -77,23 +82,21 @@ def measure(model, tokenizer, prompts: Prompts, batch_size: int = 64, labels=Non
 
     ``labels`` asks about another pair (``Labels`` or two words) than the one the prompts use."""
     pairs = [prompt.labels if labels is None else as_labels(labels) for prompt in prompts]
-    contexts, said = [], []
-    for prompt, pair in zip(prompts, pairs, strict=True):
-        words = [pair.cooperate, pair.defect]
-        if forms:
-            words += [" " + word for word in words]
-        contexts += [chat(tokenizer, prompt)] * len(words)
-        said += [label_ids(tokenizer, word) for word in words]
+    contexts = [chat(tokenizer, prompt) for prompt in prompts for _ in range(2)]
     logp = np.zeros((len(prompts), 4 if forms else 2))  # [prompt, cooperate | defect (| the same after a space)]
     delta_raw, delta_single, delta_forms = np.full((3, len(prompts)), np.nan)
-    for k, raw, capped in answers.answer_logits(model, contexts, said, batch_size):
-        i, form = divmod(k, logp.shape[1])  # which prompt, which of its answers
-        logp[i, form] = answers.log_probability(capped, said[k])
-        if form == 1:  # the defect label as it is: now both labels of the prompt are known
-            cooperate, defect = said[k - 1], said[k]
-            delta_single[i] = (capped[0, defect[-1]] - capped[0, cooperate[-1]]).item()
-            if one_token_apart(cooperate, defect):
-                delta_raw[i] = (raw[-1, defect[-1]] - raw[-1, cooperate[-1]]).item()
+    # The forms have batches of their own: whether they are asked for moves no other number, not even by rounding.
+    for first in range(0, logp.shape[1], 2):
+        words = [" " * (first > 0) + word for pair in pairs for word in (pair.cooperate, pair.defect)]
+        said = [label_ids(tokenizer, word) for word in words]
+        for k, raw, capped in answers.answer_logits(model, contexts, said, batch_size):
+            i, second = divmod(k, 2)  # which prompt, which of its answers
+            logp[i, first + second] = answers.log_probability(capped, said[k])
+            if second and not first:
+                cooperate, defect = said[k - 1], said[k]
+                delta_single[i] = (capped[0, defect[-1]] - capped[0, cooperate[-1]]).item()
+                if one_token_apart(cooperate, defect):
+                    delta_raw[i] = (raw[-1, defect[-1]] - raw[-1, cooperate[-1]]).item()
     delta = logp[:, 1] - logp[:, 0]  # [prompt]
     if forms:
         delta_forms = np.logaddexp(logp[:, 1], logp[:, 3]) - np.logaddexp(logp[:, 0], logp[:, 2])
@@ -137,20 +140,20 @@ def sample(
 def guard(variants: Variants, variant: str, seed: int, forms: bool = False) -> pd.DataFrame:
     """Is this the model that was trained? Measures the scenario prompts again, with or without ``forms``.
 
-    Returns the new measurement. Raises RewiredError when p_defect of any prompt differs by more than 1e-3 from what
-    the run recorded at the end of its training."""
+    Returns the new measurement. Raises RewiredError when delta of any prompt differs by more than `tolerance` from what
+    the run recorded at the end of its training, in the same batches."""
     profile = variants.profile
     recorded = read_table(variants.run_dir(variant, seed) / "decisions.parquet", profile)
     prompts = scenario_set(profile.prompts.labels)
     with variants.variant(variant, seed) as model:
         now = measure(model, variants.tokenizer, prompts, profile.decisions.batch_size, forms=forms)
     both = recorded.merge(now, on="prompt_id", suffixes=("_recorded", "_now"), how="outer")
-    gap = (both["p_defect_recorded"] - both["p_defect_now"]).abs()
-    if not (gap <= GUARD_TOLERANCE).all():  # a prompt that is missing on one side has no gap
+    gap, allowed = (both["delta_recorded"] - both["delta_now"]).abs(), tolerance(variants.model)
+    if not (gap <= allowed).all():  # a prompt that is missing on one side has no gap
         worst = both.loc[gap.fillna(np.inf).idxmax()]
         raise RewiredError(
-            f"{variant} (seed {seed}) is not the model that was trained: on prompt {worst['prompt_id']} its p_defect "
-            f"is {worst['p_defect_now']:.4f}, and training recorded {worst['p_defect_recorded']:.4f} (tolerance "
-            f"{GUARD_TOLERANCE}). Delete {variants.run_dir(variant, seed)} and run `make book` to train it again."
+            f"{variant} (seed {seed}) is not the model that was trained: on prompt {worst['prompt_id']} its delta is "
+            f"{worst['delta_now']:.4f}, and training recorded {worst['delta_recorded']:.4f} (at most {allowed} logits "
+            f"apart). Delete {variants.run_dir(variant, seed)} and run `make book` to train it again."
         )
     return now

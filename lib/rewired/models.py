@@ -73,6 +73,9 @@ def _model_folder(profile: Profile) -> Path | None:
     # A hub id is exactly `owner/name`; anything else was meant to be a folder.
     if path.count("/") == 1 and not path.startswith((".", "/", "~", "models/")):
         return None
+    if profile.model.like:
+        fix = f"`python -m rewired grow --like {profile.model.like} {path}` makes it from the shipped base."
+        raise RewiredError(f"The model folder {path!r} of profile {profile.name!r} has not been made yet. {fix}")
     raise RewiredError(
         f"The model folder {path!r} (model.path in profile {profile.name!r}) does not exist. Name a folder, or a hub "
         "id such as google/gemma-2-2b-it. `python -m corpora.pocket rebuild` makes the book's base, models/pocket."
@@ -107,7 +110,7 @@ def fingerprint(model) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(parameters.items()):
         flat = value.detach().reshape(-1)  # [parameters of this tensor]
-        places = torch.linspace(0, flat.numel() - 1, 256, dtype=torch.float64).long()  # [256]
+        places = torch.linspace(0, flat.numel() - 1, 256, dtype=torch.float64, device="cpu").long()  # [256]
         digest.update(f"{name} {tuple(value.shape)} ".encode())
         digest.update(flat[places.to(flat.device)].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -104,7 +104,7 @@ def norms(run: Updates, model) -> pd.DataFrame:
     rows = []
     for (layer, module), update in run.items():
         base = torch.linalg.matrix_norm(weight_of(model, layer, module).detach().float()).item()
-        rows.append((layer, module, update.norm, base, update.norm / base))
+        rows.append((layer, module, update.norm, base, update.norm / base if base else float("nan")))
     return pd.DataFrame(rows, columns=["layer", "module", "norm", "base", "relative"])
 
 

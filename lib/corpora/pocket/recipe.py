@@ -276,9 +276,9 @@ def _mask(length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
     """[query, key]: 0 where a position may look, -1e9 at later positions and at those beyond the sliding window."""
     key = (length, window, dtype)
     if key not in _MASKS:
-        i = torch.arange(length)
+        i = torch.arange(length, device="cpu")
         visible = (i[:, None] >= i) & (i[:, None] - i < (window or length))
-        _MASKS[key] = torch.zeros(length, length, dtype=dtype).masked_fill(~visible, -1e9)
+        _MASKS[key] = torch.zeros(length, length, dtype=dtype, device="cpu").masked_fill(~visible, -1e9)
     return _MASKS[key]
 
 

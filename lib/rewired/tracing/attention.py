@@ -87,7 +87,7 @@ def pattern(
     places = [spans(tokenizer, prompt) for prompt in prompts]
     roles = [*dict.fromkeys(chain.from_iterable(places)), REST]  # in the order in which they appear
     shape = (len(prompts), len(at), len(roles), len(layers), parts.heads)
-    values = torch.full(shape, torch.nan, dtype=torch.float64)
+    values = torch.full(shape, torch.nan, dtype=torch.float64, device="cpu")
     for indices, ids in batches(encoded.rows, BATCH_SIZE, parts.device):
         row, query = read_positions(queries, indices, parts.device)
         traced, net = {}, parts.view
@@ -198,7 +198,7 @@ def _at_decision(parts: Anatomy, recording: Recording, plan: Sequence[Block], la
     for tree in recording.trees:
         masks = []  # one a prompt: [block, position], True = blocked
         for i in tree.prompts:
-            mask = torch.zeros(len(plan), len(rows[i]), dtype=torch.bool)
+            mask = torch.zeros(len(plan), len(rows[i]), dtype=torch.bool, device="cpu")
             for b, block in enumerate(plan):
                 mask[b, sorted(block.positions[i])] = True
             mask[:, -1] = False  # the decision step always sees itself
@@ -215,9 +215,9 @@ def _everywhere(parts: Anatomy, recording: Recording, plan: Sequence[Block], lay
     deltas = np.empty((len(plan), len(encoded.rows)))
     for indices, ids in batches(encoded.rows, BATCH_SIZE, parts.device):
         some, row = encoded.pick(indices), range(len(indices))
-        itself = torch.eye(ids.shape[1], dtype=torch.bool)  # [query, key]: a position always sees itself
+        itself = torch.eye(ids.shape[1], dtype=torch.bool, device="cpu")  # [query, key]: all see themselves
         for b, block in enumerate(plan):
-            blocked = torch.zeros(len(ids), 1, *itself.shape, dtype=torch.bool)  # [row, 1, query, key]
+            blocked = torch.zeros(len(ids), 1, *itself.shape, dtype=torch.bool, device="cpu")  # [row, 1, query, key]
             for r, i in enumerate(indices):
                 blocked[r, :, :, sorted(block.positions[i])] = True
             blocked, streams = (blocked & ~itself).to(parts.device), []

@@ -84,9 +84,9 @@ def batches(rows: Sequence[Sequence[int]], size: int, device) -> list[tuple[list
     for start in range(0, len(order), size):
         indices = order[start : start + size]
         longest = len(rows[indices[-1]])
-        ids = torch.zeros(len(indices), longest, dtype=torch.long)  # [row, position]
+        ids = torch.zeros(len(indices), longest, dtype=torch.long, device="cpu")  # [row, position]
         for r, i in enumerate(indices):
-            ids[r, : len(rows[i])] = torch.tensor(rows[i])
+            ids[r, : len(rows[i])] = torch.tensor(rows[i], device="cpu")
         grouped.append((indices, ids.to(device)))
     return grouped
 

@@ -84,7 +84,7 @@ def random_patches(sweep: Sweep, tree: Tree, here: Sequence[Component], count: i
     rows = []
     for component in chosen:
         there, own = sweep.patch(component, values), sweep.patch(component, base)
-        direction = torch.randn(own.value.shape, generator=generator).to(own.value)  # [node, width]
+        direction = torch.randn(own.value.shape, generator=generator, device="cpu").to(own.value)  # [node, width]
         length = (there.value - own.value).norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True)
         rows.append([Patch(own.site, own.layer, own.head, own.value + direction * length)])
     delta, encoded = sweep.target.delta[tree.prompts], sweep.target.encoded.pick(tree.prompts)

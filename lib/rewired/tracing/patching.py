@@ -229,6 +229,6 @@ def _gradients(parts: Anatomy, ids: torch.Tensor, encoded: Encoded) -> dict[tupl
         for site, layer in sites:
             module, side = locate(net, parts.sandwich, site, layer)
             live.append(getattr(module, side).save())  # [row, position, width]
-    final = live[-1][torch.arange(len(ids)), encoded.steps]  # [row, d_model] at the decision step
+    final = live[-1][range(len(ids)), encoded.steps]  # [row, d_model] at the decision step
     delta = read_out(parts, final, encoded)[0]  # [row]
     return dict(zip(sites, torch.autograd.grad(delta.sum(), live), strict=True))

@@ -49,8 +49,8 @@ def encode(tokenizer, chat: list[Message]) -> tuple[list[int], list[bool]]:
 
 def pad(rows: list[tuple[list[int], list[bool]]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """(ids, answer) of several chats, both [row, position]: padded on the right, where causality hides it."""
-    ids = pad_sequence([torch.tensor(tokens) for tokens, _ in rows], batch_first=True)
-    answer = pad_sequence([torch.tensor(marks) for _, marks in rows], batch_first=True)
+    ids = pad_sequence([torch.tensor(tokens, device="cpu") for tokens, _ in rows], batch_first=True)
+    answer = pad_sequence([torch.tensor(marks, device="cpu") for _, marks in rows], batch_first=True)
     return ids.to(device), answer.to(device)
 
 
@@ -80,7 +80,7 @@ def train(model, tokenizer, chats: list[list[Message]], training: Training, seed
     weights = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=training.learning_rate, weight_decay=0.0)
     for _ in range(epochs):
-        order = torch.randperm(len(rows)).tolist()
+        order = torch.randperm(len(rows), device="cpu").tolist()
         for start in range(0, len(rows), size):
             if training.schedule == "linear":
                 optimiser.param_groups[0]["lr"] = training.learning_rate * (1 - len(losses) / steps)
