@@ -300,7 +300,7 @@ def test_verdicts_follow_the_runs_and_the_guard_the_adapters(book, profile, tmp_
     here = book.results
     before = judged(here)
     alone = before[before["here"] == claims.UNTESTED]
-    assert {"variants_separate", "rewiring", "similar"} <= set(alone.index), "one seed a variant is no yardstick"
+    assert {"variants_separate", "pairs_beyond_runs", "similar"} <= set(alone.index), "one seed a variant is no yardstick"
     assert alone["reason"].str.len().min() > 10 and before.loc["strategic_defects", "here"] != claims.UNTESTED
 
     other = book.copy(tmp_path)
@@ -324,4 +324,4 @@ def test_verdicts_follow_the_runs_and_the_guard_the_adapters(book, profile, tmp_
     changed = set(before.index[before["right"].sub(after["right"]).abs() > 1e-9])
     assert "strategic_defects" in changed and "deontological_cooperates" not in changed
     assert {before.loc[name, "chapter"] for name in changed} == {"decisions"}, "nothing else was measured again"
-    assert any((before.loc[c, ["measuring", "here"]] != after.loc[c, ["measuring", "here"]]).any() for c in changed)
+    assert any((before.loc[c, ["agreement", "here"]] != after.loc[c, ["agreement", "here"]]).any() for c in changed)

@@ -5,10 +5,11 @@ to be for the claim to stand. The numbers themselves are computed in the claim's
 them. There are up to three: measured the *original* way, as the study did; measured the *right* way, on the same
 models; and a *yardstick*, what the right way would give if there were nothing to find.
 
-The verdict has two parts. **Does the way of measuring support such a claim?** compares what the original way says (by
-the rule without the yardstick, which the study did not have) with what the right way says. **Does it hold in this run's
-model?** applies the rule to the right way's number. A number that should be there and is not is an error. A number that
-this profile cannot have, for a stated reason, makes the verdict "cannot be tested in this profile".
+The verdict has three parts. **Do the two ways agree?** compares what the original way says (by the rule without the
+yardstick, which the study did not have) with what the right way says. **Does it hold in this run's model?** applies the
+rule to the right way's number. What the study's own files say is the third, see ``replication.files``. A number that
+should be there and is not is an error. A number that this profile cannot have, for a stated reason, makes the verdict
+"cannot be tested in this profile".
 
 >>> register = claims.load()
 >>> table = claims.judge(register, numbers)     # numbers: the tables <chapter>_claims, one below the other
@@ -26,10 +27,14 @@ from rewired.errors import RewiredError, choice
 from rewired.profiles import ROOT, Section
 
 CLAIMS = ROOT / "book" / "claims.yaml"
-HOLDS, SIZE, ARTEFACT = "holds", "holds with another size", "artefact of the measurement"
-NOT, UNTESTED = "not supported", "cannot be tested in this profile"
-VERDICTS = (HOLDS, SIZE, ARTEFACT, NOT, UNTESTED)
-"""The five answers that a verdict can give."""
+YES, NO, UNTESTED = "both say yes", "both say no", "cannot be tested in this profile"
+ARTEFACT, MISSED = "only the original says yes: artefact", "only the right way says yes: missed"
+HOLDS, SIZE, NOT = "holds", "holds with another size", "not supported"
+FILES = ("bear it out", "bear it out with another size", "contradict it", "do not decide it")
+ANSWERS = {
+    "agreement": (YES, NO, ARTEFACT, MISSED, UNTESTED), "here": (HOLDS, SIZE, NOT, UNTESTED), "files": FILES,
+}  # fmt: skip
+"""What each of a verdict's three parts can say."""
 
 
 class Yardstick(Section):
@@ -65,7 +70,7 @@ class Claim(Section):
     group: str  # one of the register's groups
     short: str = Field(min_length=4, max_length=44)  # the row of the overview
     statement: str = Field(min_length=10)
-    source: str = Field(min_length=4)
+    quotes: tuple[str, ...] = Field(min_length=1)  # excerpts of book/study_quotes.yaml that contain it
     reported: str = Field(min_length=1)
     chapter: str  # the notebook that computes the numbers
     original_way: str = Field(min_length=10)
@@ -193,21 +198,16 @@ def _near(rule: Rule, value: float, other: float) -> bool:
     return rule.factor is not None and value * other > 0 and 1 / rule.factor <= value / other <= rule.factor
 
 
-def measuring(rule: Rule, original: float, right: float, yardstick: float | None) -> str:
-    """First part: what the way of measuring is worth, judged by both ways on the same models. NOT: the original way
-    does not say so here. ARTEFACT: it does, and the right way, or the yardstick that it lacked, says otherwise. HOLDS:
-    both say so. SIZE: both do, and their numbers differ by more than the rule's factor (or distance)."""
-    if apply(rule, original) == NOT:
-        return NOT
-    if apply(rule, right, yardstick) == NOT:
-        return ARTEFACT
-    return HOLDS if rule.size is None or _near(rule, original, right) else SIZE
+def agreement(rule: Rule, original: float, right: float, yardstick: float | None) -> str:
+    """First part: do both ways say the same of the same models? Only the right way is held against the yardstick."""
+    says = apply(rule, original) != NOT, apply(rule, right, yardstick) != NOT
+    return {(True, True): YES, (False, False): NO, (True, False): ARTEFACT, (False, True): MISSED}[says]
 
 
 def judge(register: Register, numbers: pd.DataFrame) -> pd.DataFrame:
-    """Every claim's numbers and both parts of its verdict, one row a claim, in the register's order. ``numbers``: all
-    tables of ``Chapter.claims``, columns claim, original, right, yardstick, cannot. RewiredError, naming claim and
-    chapter, when a number is missing without a reason."""
+    """Every claim's numbers and the first two parts of its verdict (``agreement``, ``here``), one row a claim, in the
+    register's order. ``numbers``: all tables of ``Chapter.claims``, columns claim, original, right, yardstick, cannot.
+    RewiredError, naming claim and chapter, when a number is missing without a reason."""
     return pd.DataFrame([_judge_one(claim, _row_of(claim, numbers)) for claim in register.claims])
 
 
@@ -216,7 +216,7 @@ def _judge_one(claim: Claim, row: pd.Series) -> dict:
     numbers = _numbers_of(claim, row)
     right, original, yardstick = numbers["right"], numbers["original"], numbers.get("yardstick")
     missing = {name for name, number in numbers.items() if not math.isfinite(number)}
-    way = UNTESTED if missing else measuring(claim.rule, original, right, yardstick)
+    way = UNTESTED if missing else agreement(claim.rule, original, right, yardstick)
     # The second part does not need the original way's number.
     here = UNTESTED if missing - {"original"} else apply(claim.rule, right, yardstick)
     if way == ARTEFACT and not claim.trap:
@@ -226,4 +226,4 @@ def _judge_one(claim: Claim, row: pd.Series) -> dict:
         )
     about = {"id": claim.id, "group": claim.group, "short": claim.short, "chapter": claim.chapter}
     shown = {"original": original, "right": right, "yardstick": math.nan if yardstick is None else yardstick}
-    return {**about, "reported": claim.reported, **shown, "measuring": way, "here": here, "reason": row["cannot"]}
+    return {**about, "reported": claim.reported, **shown, "agreement": way, "here": here, "reason": row["cannot"]}
