@@ -88,7 +88,7 @@ class Clone:
         if frame.shape != (size, size + 1):
             rows, columns = frame.shape
             raise self.changed(name, f"it has {rows} rows and {columns} columns; {size} and {size + 1} are expected")
-        return np.array([self._numbers(name, column, frame[column]) for column in frame.columns[1:]])
+        return np.column_stack([self._numbers(name, column, frame[column]) for column in frame.columns[1:]])
 
     def named(self, name: str, *columns: str) -> str:
         """The first of these columns that the table has; the first of all if it has none."""

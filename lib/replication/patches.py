@@ -95,6 +95,9 @@ def all_sweeps(clone: Clone) -> Iterator[Number]:
     there = "" if len(tables) == len(EXPERIMENTS) else f"{len(tables)} of {len(EXPERIMENTS)} files: {', '.join(tables)}"
     yield "patch_rows", len(together), there
     yield "patch_flips", together["action_flipped"].sum(), there
+    decided = together["baseline_delta"].abs() > 1
+    yield "patch_decided", decided.sum(), there
+    yield "patch_decided_flips", together.loc[decided, "action_flipped"].sum(), there
     heads = together[together["component"].isin(HEAD_LABELS)]
     values = heads.groupby(["experiment", "scenario", "variant", "site"])["patched_delta"].nunique()
     yield "patch_groups", len(values), there
@@ -114,6 +117,10 @@ def asymmetry(clone: Clone) -> Iterator[Number]:
     other = back.groupby("component")["delta_change"].mean()
     yield "asymmetric", ((one - other).abs() > 0.01).mean(), "share of 234 names that differ by more than 0.01"
     yield "opposite", (one * other < 0).mean(), "share of 234 names with effects of opposite signs"
+    by_site = [table.groupby("site")["delta_change"].mean() for table in (there, back)]
+    ranks = (by_site[0] - by_site[1]).abs().rank(ascending=False)
+    for site in ("L25_ATTN", "L13_ATTN", "L6_MLP"):
+        yield f"asymmetry_rank_{site}", ranks[site], f"of {len(ranks)}; the first: {ranks.idxmin()}"
     means = [table.groupby("scenario")["delta_change"].mean().abs() for table in (there, back)]
     effect = (means[0] + means[1]) / 2
     places = effect.rank(ascending=False)

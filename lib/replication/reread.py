@@ -11,13 +11,14 @@ have fixed seeds, so two readings of the same files are equal.
 """
 
 import math
+from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
 import yaml
 
 from replication import behaviour, inside, patches
-from replication.clone import Absent, Clone
+from replication.clone import REPOSITORY, Absent, Clone
 from rewired.errors import RewiredError
 from rewired.profiles import ROOT
 from rewired.store import atomic_path, write_table
@@ -39,28 +40,35 @@ def numbers(file: str | Path = REGISTER) -> dict[str, dict]:
 
 
 def reread(folder: str | Path) -> pd.DataFrame:
-    """One row a number, in the register's order.
+    """One row a number, see `compare`. RewiredError for a folder that is no clone, or holds nothing that decides a
+    number, and for a file that is not what the study released."""
+    values = compute(Clone(folder))
+    if not values:
+        files = ", ".join(sorted({about["file"] for about in numbers().values()})[:6])
+        raise RewiredError(
+            f"The folder {folder} holds none of the study's result files that decide a number, such as {files}. Give "
+            f"the folder that `git clone {REPOSITORY}` makes."
+        )
+    return compare(values)
 
-    ``value`` (NaN where a file is missing), ``note``, the ``book``'s value (NaN where it prints none), ``agrees`` (yes,
-    no, or empty), ``file`` and ``rule``. RewiredError for a folder that is no clone, and for a file that is not what
-    the study released."""
-    clone = Clone(folder)
+
+def compute(clone: Clone) -> dict[str, tuple[float, str]]:
+    """{id: (value, note)} of all numbers whose files are there."""
     values: dict[str, tuple[float, str]] = {}
     for group in GROUPS:
         try:
             for name, value, note in group(clone):
                 values[name] = float(value), note
         except Absent:
-            continue  # its numbers are named below, with their files
-    listed = numbers()
-    if not values:
-        files = ", ".join(sorted({about["file"] for about in listed.values()})[:6])
-        raise RewiredError(
-            f"The folder {folder} holds none of the study's result files that decide a number, such as {files}. Give "
-            "the folder that `git clone https://github.com/tylercrosse/LLM_morality` makes."
-        )
+            continue  # `compare` names what is missing, and its file
+    return values
+
+
+def compare(values: dict[str, tuple[float, str]]) -> pd.DataFrame:
+    """One row a number, in the register's order: ``value`` (NaN where a file is missing) and ``note``; the ``book``'s
+    value (NaN where it prints none), ``agrees`` (yes, no, or empty), ``file`` and ``rule``."""
     rows = []
-    for name, about in listed.items():
+    for name, about in numbers().items():
         value, note = values.get(name, (math.nan, ""))
         row = {"id": name, "what": about["what"], "value": value, "note": note, "book": about["value"]}
         rows.append(row | {"agrees": _agrees(value, note, about), "file": about["file"], "rule": about["rule"]})
@@ -75,8 +83,8 @@ def _agrees(value: float, note: str, about: dict) -> str:
         return ""
     if "files" in note:
         return ""  # only a part of what the book's number counts
-    digits = f"{about['value']!r}".partition(".")[2]
-    close = math.isclose(round(value, len(digits)), about["value"], rel_tol=1e-9, abs_tol=1e-12)
+    exponent = int(Decimal(repr(about["value"])).as_tuple().exponent)
+    close = math.isclose(round(value, max(-exponent, 0)), about["value"], rel_tol=1e-9, abs_tol=1e-12)
     return "yes" if close and about["name"] in note else "no"
 
 
