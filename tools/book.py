@@ -12,11 +12,11 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import registry
+from snakemake import cli as snakemake
 
 from rewired import games, profiles, prompts
 from rewired.errors import RewiredError, choice
@@ -82,6 +82,15 @@ def sweep() -> None:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+def run_snakemake(*arguments: str) -> int:
+    """The status of Snakemake's own command line, run in this process: what the tools have loaded serves both."""
+    try:
+        snakemake.main(list(arguments))
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="pocket")
@@ -97,16 +106,15 @@ def main() -> int:
     except RewiredError as error:
         print(error, file=sys.stderr)
         return 2
-    lock = own_the_folder()
+    lock = own_the_folder()  # until this process ends
     sweep()
-    command = [
-        *(sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT)),
-        *("--cores", chosen.cores, "--nolock", "--rerun-incomplete", "--quiet", "rules", "host"),
-        *(*more, "--config", f"profile={chosen.profile}", f"overrides={json.dumps(overrides)}"),
-        f"parts={json.dumps(parts)}",
+    status = run_snakemake(
+        *("--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT), "--cores", chosen.cores),
+        *("--nolock", "--rerun-incomplete", "--quiet", "rules", "host", *more),
+        *("--config", f"profile={chosen.profile}", f"overrides={json.dumps(overrides)}", f"parts={json.dumps(parts)}"),
         *("--", *chosen.snakemake),
-    ]  # fmt: skip
-    status = subprocess.run(command, pass_fds=(lock,)).returncode
+    )
+    os.close(lock)
     page = Path("_build/html/index.html")
     if status == 0 and not chosen.snakemake and not more:
         print(f"The book is at {page}")
