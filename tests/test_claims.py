@@ -7,30 +7,32 @@ import pandas as pd
 import pytest
 import yaml
 
+from replication import quotes
 from rewired import claims
-from rewired.claims import ARTEFACT, HOLDS, NOT, SIZE, UNTESTED, Rule
+from rewired.claims import ARTEFACT, HOLDS, MISSED, NO, NOT, SIZE, UNTESTED, YES, Rule
 from rewired.errors import RewiredError
 
 CONTRACT = {
     "behaviour": [
-        "variants_separate strategic_defects deontological_cooperates utilitarian_cooperates hybrid_reciprocates",
-        "all_more_cooperative metric_agrees generalizes own_regret_lowest robust_to_wording temptation_extremes",
-        "deontological_forgives separation_p",
+        "variants_separate strategic_defects deontological_cooperates utilitarian_cooperates utilitarian_less_strict",
+        "morals_reciprocate milder_than_strategic all_more_cooperative metric_agrees generalizes maximizes_welfare",
+        "own_regret_lowest robust_to_wording temptation_extremes deontological_forgives separation_p",
     ],
     "lens": ["preference_at_zero u_shape trajectories_identical stabilizes_late"],
     "attribution": ["pair_dominates pair_everywhere l8_l9 none_suppressed hawk_rises similar morals_closest"],
     "patching": [
-        "zero_flips mean_effect quarter_defects no_circuit opposite late_layers early_sites differ_after_defection",
-        "significant_components",
+        "zero_flips zero_flips_decided patch_count mean_effect quarter_defects no_circuit distributed opposite",
+        "asymmetric_heads late_layers early_sites differ_after_defection significant_components",
     ],
     "attention": ["attention_identical same_looks"],
-    "interactions": ["pairs_03 pairs_05 pairs_07 rewiring mechanistic no_switch predicts_asymmetry"],
-    "weights": ["l2_not_modified adapters_similar"],
+    "interactions": ["pairs_03 pairs_05 pairs_07 pairs_beyond_runs rewiring mechanistic no_switch predicts_asymmetry"],
+    "weights": ["l2_not_modified l8_l9_modified adapters_similar"],
+    "targeting": ["targeted"],
 }
-"""What the book promises to decide: every claim of the study but the one on targeted training."""
+"""What the book promises to decide."""
 WHY = "A reason that is long enough."
 CLAIM = {
-    "id": "toy", "group": "toys", "short": "a toy claim", "statement": "Toys are large.", "source": "a toy box",
+    "id": "toy", "group": "toys", "short": "a toy claim", "statement": "Toys are large.", "quotes": ["similar"],
     "reported": "2", "chapter": "weights", "right_way": "The mean size of toys.",
     "original_way": "Their sum, as it was.",
     "rule": {"side": "above", "threshold": 1, "size": 2, "factor": 2, "why": WHY},
@@ -82,6 +84,7 @@ def test_every_claim_of_the_contract_is_there():
         ({"chapter": "weight"}, ["weight", "weights"]),
         ({"group": "toy"}, ["group", "toy", "toys"]),
         ({"statement": None}, ["statement", "missing"]),
+        ({"quotes": []}, ["quotes"]),
         ({"yardstick": {"txt": "chance"}, "trap": "t"}, ["yardstick.txt", "text"]),
         ({"yardstick": {"text": "chance", "constant": 1}}, ["trap"]),
     ],
@@ -133,7 +136,7 @@ def test_a_claim_without_its_number_is_an_error_that_names_claim_and_chapter(tmp
 def test_what_a_profile_cannot_have_is_a_reason_and_no_error(tmp_path):
     toy = register(tmp_path)
     row = claims.judge(toy, numbers(math.nan, math.nan, cannot="it has no toys")).iloc[0]
-    assert row["measuring"] == row["here"] == UNTESTED
+    assert row["agreement"] == row["here"] == UNTESTED
     assert row["reason"] == "it has no toys" and math.isnan(row["right"])
 
     row = claims.judge(toy, numbers(cannot="these are other toys")).iloc[0]
@@ -144,13 +147,13 @@ def test_what_a_profile_cannot_have_is_a_reason_and_no_error(tmp_path):
     assert row["here"] == UNTESTED and row["right"] == 2.0, "the number is shown, the verdict is not given"
 
     row = claims.judge(toy, numbers(original=math.nan, cannot="no sweep")).iloc[0]
-    assert row["measuring"] == UNTESTED and row["here"] == HOLDS, "the second part does not need the original way"
+    assert row["agreement"] == UNTESTED and row["here"] == HOLDS, "the second part does not need the original way"
 
 
 def test_a_constant_yardstick_stands_in_the_register(tmp_path):
     null = register(tmp_path, yardstick={"text": "chance", "constant": 3}, trap="no null")
     row = claims.judge(null, numbers(right=2.0)).iloc[0]
-    assert row["yardstick"] == 3 and row["here"] == NOT and row["measuring"] == ARTEFACT
+    assert row["yardstick"] == 3 and row["here"] == NOT and row["agreement"] == ARTEFACT
 
 
 def test_an_artefact_needs_the_name_of_its_trap(tmp_path):
@@ -159,20 +162,19 @@ def test_an_artefact_needs_the_name_of_its_trap(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "measuring", "here"),
+    ("given", "agreement", "here"),
     [
-        (numbers(), HOLDS, HOLDS),
-        (numbers(original=27.0), SIZE, HOLDS),
-        (numbers(original=20.0, right=20.0), HOLDS, SIZE),
+        (numbers(), YES, HOLDS),
+        (numbers(original=20.0, right=20.0), YES, SIZE),
         (numbers(original=3.0, right=1.0), ARTEFACT, NOT),
-        (numbers(original=1.0, right=3.0), NOT, HOLDS),
-        (numbers(original=1.0, right=1.0), NOT, NOT),
+        (numbers(original=1.0, right=3.0), MISSED, HOLDS),
+        (numbers(original=1.0, right=1.0), NO, NOT),
         (numbers(math.nan, math.nan, cannot="no toys"), UNTESTED, UNTESTED),
     ],
 )
-def test_every_verdict_can_be_reached(tmp_path, given, measuring, here):
+def test_every_verdict_can_be_reached(tmp_path, given, agreement, here):
     row = claims.judge(register(tmp_path, trap="no null"), given).iloc[0]
-    assert (row["measuring"], row["here"]) == (measuring, here)
+    assert (row["agreement"], row["here"]) == (agreement, here)
 
 
 # --- its rules -------------------------------------------------------------------------------------------------------
@@ -197,12 +199,12 @@ def test_a_rule(rule, value, yardstick, verdict):
 @pytest.mark.parametrize(
     ("original", "right", "yardstick", "verdict"),
     [
-        (4, 4, None, HOLDS), (4, 4, 3, HOLDS), (16, 4, None, SIZE), (4, 0.5, None, ARTEFACT), (4, 4, 5, ARTEFACT),
-        (0.5, 4, None, NOT), (0.5, 0.5, None, NOT),
+        (4, 4, None, YES), (4, 4, 3, YES), (16, 4, None, YES), (4, 0.5, None, ARTEFACT), (4, 4, 5, ARTEFACT),
+        (0.5, 4, None, MISSED), (0.5, 0.5, None, NO),
     ],
 )  # fmt: skip
-def test_the_way_of_measuring(original, right, yardstick, verdict):
-    assert claims.measuring(ABOVE, original, right, yardstick) == verdict
+def test_do_both_ways_agree(original, right, yardstick, verdict):
+    assert claims.agreement(ABOVE, original, right, yardstick) == verdict
 
 
 # --- in words --------------------------------------------------------------------------------------------------------
@@ -210,25 +212,46 @@ def test_the_way_of_measuring(original, right, yardstick, verdict):
 
 def page(name):
     """Something that a cell of the chapter on verdicts defines."""
-    known = {"VERDICTS": claims.VERDICTS, "ARTEFACT": ARTEFACT, "ROOT": claim_cells.ROOT}
+    known = {"ANSWERS": claims.ANSWERS, "ARTEFACT": ARTEFACT, "ROOT": claim_cells.ROOT, "named": quotes.named}
     return claim_cells.defined("verdicts", name, **known)
 
 
+def verdict(register, numbers, files="contradict it") -> pd.Series:
+    return claims.judge(register, numbers).assign(files=files, files_text="A file says so.").iloc[0]
+
+
 def test_a_card_holds_what_a_reader_needs(tmp_path):
-    toy = register(tmp_path, yardstick={"text": "Chance.", "constant": 5}, trap="no null")
-    card = page("card")(toy.claims[0], claims.judge(toy, numbers()).iloc[0])
-    for text in ("Toys are large.", "a toy box", "mean size of toys", "Their sum", "Chance.", ARTEFACT, "no null", NOT,
-                 'href="../study/weights.html"', WHY, 'id="claim-toy"'):  # fmt: skip
+    toy, excerpts = register(tmp_path, yardstick={"text": "Chance.", "constant": 5}, trap="no null"), quotes.load()
+    card = page("card")(toy.claims[0], verdict(toy, numbers()), excerpts)
+    for text in ("Toys are large.", "mean size of toys", "Their sum", "Chance.", ARTEFACT, "no null", NOT, WHY,
+                 'href="../study/weights.html"', 'id="claim-toy"', "contradict it", "A file says so.",
+                 "99.9999% similar in component strengths", f"line {excerpts.loc['similar', 'line']}"):  # fmt: skip
         assert text in card, text
     assert "nan" not in card and "{" not in card and "Why not tested" not in card
 
-    untested = claims.judge(register(tmp_path), numbers(math.nan, math.nan, cannot="it has no toys")).iloc[0]
-    card = page("card")(register(tmp_path).claims[0], untested)
+    untested = verdict(register(tmp_path), numbers(math.nan, math.nan, cannot="it has no toys"))
+    card = page("card")(register(tmp_path).claims[0], untested, excerpts)
     assert "Why not tested" in card and "it has no toys" in card and UNTESTED in card and "nan" not in card
+
+
+def test_the_overview_leads_from_each_claim_to_its_card(tmp_path):
+    toy = register(tmp_path)
+    table = pd.DataFrame([verdict(toy, numbers())])
+    html = page("overview")(table, toy.groups).data
+    assert '<a href="#claim-toy">a toy claim</a>' in html and "Toys" in html
+    assert all(answer in html for answer in (YES, HOLDS, "contradict it"))
+
+
+def test_every_answer_has_a_look_and_no_look_two_meanings():
+    looks = page("LOOK")
+    assert set(looks) == {answer for answers in claims.ANSWERS.values() for answer in answers}
+    says_yes = {answer for answer, look in looks.items() if look == "yes"}
+    assert says_yes == {YES, HOLDS, "bear it out"}
+    assert {answer for answer, look in looks.items() if look == "open"} == {UNTESTED, "do not decide it"}
 
 
 def test_the_page_says_which_model_it_decides_about():
     about = page("about")
-    assert "nothing about Gemma-2-2b" in about("models/pocket")
-    assert "decides the study's claims" in about("google/gemma-2-2b-it")
-    assert "nothing" not in about("google/gemma-2-2b-it")
+    assert "decides nothing about Gemma-2-2b-it" in about("models/pocket")
+    gemma = about("google/gemma-2-2b-it")
+    assert "bears on the study's claims" in gemma and "nothing" not in gemma and "trained anew" in gemma
