@@ -33,7 +33,7 @@ def test_scenario_set_follows_the_rule():
             assert {getattr(p.arrangement, factor) for p in own} == {True, False}
 
 
-def test_the_studys_fifteen_by_name():
+def test_fifteen_prompts_in_the_studys_form_by_name():
     assert [p.id for p in study_set()] == [f"{s}/v{k}" for s in SCENARIOS for k in range(3)]
     assert {p.matrix for p in study_set()} == {(3, 0, 4, 1)} and {p.wording for p in study_set()} == {"structured"}
 

@@ -201,7 +201,7 @@ _SCENARIO_GRID = {
 
 def scenario_set(labels: Labels | Sequence[str] = ("action1", "action2"), per_scenario: int = 12) -> list[Prompt]:
     """The 60 evaluation prompts, all distinct: twelve for each scenario, over four wordings and three matrices; or the
-    first ``per_scenario`` of each. The study's fifteen are ``CC_continue/v0`` … ``DD_trapped/v2``."""
+    first ``per_scenario`` of each. ``CC_continue/v0`` … ``DD_trapped/v2`` have the study's form."""
     grid = [(wording, *row) for wording, rows in _SCENARIO_GRID.items() for row in rows]
     if not 1 <= per_scenario <= len(grid):
         raise RewiredError(f"per_scenario is {per_scenario}, and a scenario has 12 prompts. Choose 1 to 12.")
@@ -218,7 +218,7 @@ def scenario_set(labels: Labels | Sequence[str] = ("action1", "action2"), per_sc
 
 
 def study_set(labels: Labels | Sequence[str] = ("action1", "action2")) -> list[Prompt]:
-    """The study's fifteen prompts out of ``scenario_set``."""
+    """Fifteen distinct prompts of ``scenario_set`` in the study's form; the study's own fifteen were ten texts."""
     return scenario_set(labels, per_scenario=3)
 
 
