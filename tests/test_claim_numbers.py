@@ -3,6 +3,7 @@
 Each test runs the very cell of the chapter (see `claim_cells`)."""
 
 import itertools
+from types import SimpleNamespace
 
 import claim_cells
 import numpy as np
@@ -140,12 +141,12 @@ def test_metric_agrees():
 
 
 def test_separation_p():
-    tests = pd.DataFrame(
-        {"a": ["base", "strategic", "strategic"], "p": [0.9, 0.001, 0.04], "p, clusters": [1.0, 0.2, 0.1]}
-    )
+    rows = [("base", S, 0.9, 1.0), (S, D, 0.001, 0.2), (U, S, 0.04, 0.1), (S, "hybrid", 0.8, 0.9), (D, U, 0.7, 0.8)]
+    tests = pd.DataFrame(rows, columns=["a", "b", "p", "p, clusters"])
+    # Strategic against the two moral variants, in whatever order the two are named.
     check(claim_cells.run("decisions", "separation_p", tests=tests), 0.04, 0.2)
-    numbers = claim_cells.run("decisions", "separation_p", ["strategic"], tests=tests[:1])
-    check(numbers, cannot="this profile trains a single variant")
+    numbers = claim_cells.run("decisions", "separation_p", [S], tests=tests[:1])
+    check(numbers, cannot="this profile trains no deontological and no utilitarian variant")
 
 
 def test_variants_separate():
@@ -163,45 +164,88 @@ def test_variants_separate():
     check(numbers, 2 / 3, None, cannot=ONE_SEED)
 
 
+def test_utilitarian_less_strict():
+    rows = [
+        (D, 1, "CC_continue/v0", 0.1, 0.0),
+        (D, 2, "CC_continue/v0", 0.3, 0.0),
+        (U, 1, "CC_continue/v0", 0.6, np.log(3)),
+    ]
+    rows += [
+        (U, 2, "CC_continue/v0", 0.4, np.log(3)),
+        (U, 2, "CC_continue/prose", 0.0, 50.0),
+        ("base", 0, "x/v0", 0.0, 0.0),
+    ]
+    measured = table("model seed prompt_id p_defect delta_forms", *rows)
+    # By forms three quarters against one half; by p_defect 0.4 against 0.2, runs of the utilitarian 0.4 apart.
+    check(claim_cells.run("decisions", "utilitarian_less_strict", measured=measured), 0.25, 0.2, 0.4)
+    first = measured[measured["seed"] < 2]
+    numbers = claim_cells.run("decisions", "utilitarian_less_strict", seeds=[1], measured=first)
+    check(numbers, 0.25, 0.5, None, ONE_SEED)
+
+
 # --- behaviour -------------------------------------------------------------------------------------------------------
 
 
-def test_hybrid_reciprocates():
+def reciprocity() -> pd.DataFrame:
     shown, hidden = "by the displayed move", "by the concurrent move"
-    kind = table(
+    return table(
         "reading model seed after_C after_D",
-        (shown, "base", 0, 0.4, 0.6),
-        (shown, "hybrid", 1, 0.0, 1.0), (shown, "hybrid", 2, 0.1, 0.7), (shown, S, 1, 0.0, 1.0),
-        (hidden, "base", 0, 0.9, 0.1),
-        (hidden, "hybrid", 1, 0.5, 0.4), (hidden, "hybrid", 2, 0.2, 0.4), (hidden, S, 1, 0.0, 1.0),
+        (shown, "base", 0, 0.4, 0.6), (shown, S, 1, 0.9, 0.8), (shown, S, 2, 1.0, 1.0),
+        (shown, D, 1, 0.0, 1.0), (shown, D, 2, 0.1, 0.7), (shown, U, 1, 0.1, 0.2), (shown, U, 2, 0.0, 0.3),
+        (hidden, "base", 0, 0.9, 0.1), (hidden, S, 1, 0.9, 0.9), (hidden, S, 2, 0.7, 0.7),
+        (hidden, D, 1, 0.5, 0.4), (hidden, D, 2, 0.2, 0.4), (hidden, U, 1, 0.1, 0.3), (hidden, U, 2, 0.1, 0.3),
     )  # fmt: skip
-    # Back and forth by the move that could not be known: -0.1 and 0.2.
-    check(claim_cells.run("behaviour", "hybrid_reciprocates", kind=kind), 0.05, 0.8, 0.2)
-    numbers = claim_cells.run("behaviour", "hybrid_reciprocates", [S], kind=kind[kind["model"] != "hybrid"])
-    check(numbers, None, None, 0.2, "this profile trains no hybrid variant")
+
+
+def test_morals_reciprocate():
+    # By the displayed move the deontological one answers by 0.8, the utilitarian by 0.2; concurrently by 0.05 and 0.2.
+    check(claim_cells.run("behaviour", "morals_reciprocate", kind=reciprocity()), 0.05, 0.2, 0.2)
+    kind = reciprocity()
+    numbers = claim_cells.run("behaviour", "morals_reciprocate", [S, D], kind=kind[kind["model"] != U])
+    check(numbers, None, None, 0.2, "this profile trains no utilitarian variant")
+
+
+def test_milder_than_strategic():
+    # After a displayed D: 0.9 against 0.85 and 0.25, runs of the deontological 0.3 apart; concurrently 0.8 against 0.4.
+    check(claim_cells.run("behaviour", "milder_than_strategic", kind=reciprocity()), 0.4, 0.05, 0.3)
+    first = reciprocity().query("seed < 2")
+    numbers = claim_cells.run("behaviour", "milder_than_strategic", seeds=[1], kind=first)
+    check(numbers, 0.5, -0.2, None, ONE_SEED)
+
+
+def plays() -> tuple[pd.DataFrame, pd.DataFrame]:
+    read = table(
+        "factor level model p_defect",
+        ("game", "stag_hunt", D, 0.1), ("game", "stag_hunt", D, 0.3), ("game", "chicken", D, 0.6),
+        ("game", "prisoners_dilemma", D, 0.9), ("game", "prisoners_dilemma", U, 0.2), ("game", "chicken", U, 0.7),
+        ("game", "chicken", S, 0.9), ("wording", "chicken", D, 0.9),
+    )  # fmt: skip
+    rows = [(U, 2, 0.4), (U, 1, 0.2), (U, 0, 0.9), (D, 2, 0.9)]  # nothing is asked for in no cell
+    return read, table("model cells better", *rows)
 
 
 def test_generalizes():
-    read = table(
-        "factor level model p_defect",
-        ("game", "stag_hunt", D, 0.1), ("game", "chicken", U, 0.3),
-        ("game", "prisoners_dilemma", D, 0.9), ("game", "chicken", S, 0.9), ("wording", "chicken", U, 0.9),
-    )  # fmt: skip
-    rows = [(U, 2, 0.4), (U, 1, 0.2), (U, 0, 0.9), (D, 2, 0.9)]  # nothing is asked for in no cell
-    followed = table("model cells better", *rows)
-    check(claim_cells.run("behaviour", "generalizes", read=read, followed=followed), 0.8, 0.3)
-    numbers = claim_cells.run("behaviour", "generalizes", [S], read=read[3:4], followed=followed[:0])
-    check(numbers, cannot=NO_MORALS)
+    read, followed = plays()
+    check(claim_cells.run("behaviour", "generalizes", read=read, followed=followed), 0.6, 0.4)
+    numbers = claim_cells.run("behaviour", "generalizes", [S], read=read[6:7], followed=followed[:0])
+    check(numbers, cannot="this profile trains no deontological variant")
+
+
+def test_maximizes_welfare():
+    read, followed = plays()
+    check(claim_cells.run("behaviour", "maximizes_welfare", read=read, followed=followed), 0.8, 0.3)
+    numbers = claim_cells.run("behaviour", "maximizes_welfare", read=read, followed=followed[2:])
+    check(numbers, 0.8, cannot="joint welfare asks for the same moves in every game")
 
 
 def test_own_regret_lowest():
     rows = []
     for game, paper in {"chicken": (1.0, 2.0, 3.0), "stag_hunt": (2.0, 1.0, 1.0)}.items():
         for model, number in zip((D, U, "base"), paper, strict=True):
-            # By hindsight each has no regret of its own kind but the utilitarian in one game.
-            own = 0.0 if model == D or game == "chicken" else 0.5
+            # By hindsight the utilitarian has regret of its own kind in one game, and hardly any in the other.
+            own = 0.009 if game == "chicken" else 0.5
             rows.append((D, game, model, number, 0.0 if model == D else 1.0))
-            rows.append((U, game, model, number, own if model == U else 0.2))
+            rows.append((U, game, model, number, own if model == U else 0.0))
     regrets = table("reward game model paper hindsight", *rows)
     # Paper: D lowest of its kind in chicken alone, U in the stag hunt alone (a tie with the base counts as lowest).
     numbers = claim_cells.run("behaviour", "own_regret_lowest", regrets=regrets)
@@ -232,32 +276,34 @@ PATHS = "position model seed scenario prompt_id depth delta"
 
 
 def test_preference_at_zero():
-    rows = [("prompt_end", 0, 50.0), ("prompt_end", 1, -9.0), ("prompt_end", 1, 8.0), ("prompt_end", 2, 70.0)]
-    rows += [("decision", 0, 5.0), ("decision", 1, 8.0), ("decision", 1, 8.25), ("decision", 2, -70.0)]
-    paths = table("position depth delta", *rows)
-    check(claim_cells.run("logit_lens", "preference_at_zero", paths=paths), 9.0, 0.25)
+    rows = [("prompt_end", 0, "base", 50.0), ("prompt_end", 1, "base", -9.0), ("prompt_end", 1, S, 8.0)]
+    rows += [("prompt_end", 1, S, 2.0), ("prompt_end", 2, S, 70.0), ("decision", 2, S, 70.0)]
+    rows += [("decision", 0, "base", -5.0), ("decision", 0, S, -5.0)]
+    rows += [("decision", 1, "base", -8.0), ("decision", 1, S, -6.0), ("decision", 1, S, -7.0)]
+    paths = table("position depth model delta", *rows)
+    # The model that is highest in the mean, after the first layer; before it every model reads the same.
+    check(claim_cells.run("logit_lens", "preference_at_zero", paths=paths), 5.0, -6.5, -5.0)
 
 
 def test_u_shape():
-    shapes = {
-        "base": (0, -5, 0),  # a U
-        "strategic": (0, 5, 1),  # its mirror image
-        "hybrid": (0, 1, 2),  # straight
-        "utilitarian": (0, -1, 4.9),  # turns, by less than a fifth of its range
-    }
-    rows = []
-    for model, deltas in shapes.items():
-        for depth, delta in zip((1, 9, 10), deltas, strict=True):
-            rows.append(("decision", model, 1, "CC_continue", "p", depth, float(delta)))
-            straight = float(depth if model != "base" else delta)
-            rows.append(("prompt_end", model, 1, "CC_continue", "p", depth, straight))
-    paths = table(PATHS, *rows[::-1])  # depth 10 first: layers are sorted as numbers
-    check(claim_cells.run("logit_lens", "u_shape", paths=paths), 0.25, 0.5)
+    rows = [("prompt_end", shape) for shape in ("rises and falls", "neither", "neither", "both")]
+    rows += [("decision", shape) for shape in ("falls and rises", "neither", "rises and falls", "neither")]
+    shapes = table("position shape", *rows)
+    check(claim_cells.run("logit_lens", "u_shape", shapes=shapes), 0.5, 0.25)
+
+
+def test_the_course_that_the_study_describes_is_one_shape():
+    book = SimpleNamespace(table=lambda _, frame: frame)
+    paths = table(PATHS, *[("decision", S, 1, "CC_continue", "p", depth, 0.0) for depth in (0, 1)])
+    shape_of = claim_cells.defined("logit_lens", "shape_of", book=book, paths=paths)
+    courses = {(0, 5, 1): "rises and falls", (0, -5, 0): "falls and rises", (0, 1, 2): "neither",
+               (0, -1, 4.9): "neither", (0, 9, -9, 0): "both"}  # fmt: skip
+    assert {course: shape_of(pd.Series(course)) for course in courses} == courses
 
 
 def test_trajectories_identical():
     rows = []
-    for depth in (9, 10):  # what happens before the end does not count
+    for depth, factor in ((9, 2.0), (10, 1.0)):  # the gap is largest before the end
         for model, scenario, delta in [
             ("base", "CC_continue", 1.0),
             ("strategic", "CC_continue", 1.5),
@@ -265,11 +311,10 @@ def test_trajectories_identical():
             ("base", "DD_trapped", -3.0),
             ("strategic", "DD_trapped", -3.25),
         ]:
-            early = 100.0 if depth == 9 and model == "base" else 0.0
-            rows.append(("decision", model, 1, scenario, "p", depth, delta + early))
-            rows.append(("prompt_end", model, 1, scenario, "p", depth, 0.1 * delta + early))
+            rows.append(("decision", model, 1, scenario, "p", depth, factor * delta))
+            rows.append(("prompt_end", model, 1, scenario, "p", depth, 0.1 * factor * delta))
     paths = table(PATHS, *rows)
-    check(claim_cells.run("logit_lens", "trajectories_identical", paths=paths), 0.1, 1.0)
+    check(claim_cells.run("logit_lens", "trajectories_identical", paths=paths), 0.2, 2.0)
 
 
 def test_stabilizes_late():
@@ -543,12 +588,83 @@ def test_differ_after_defection():
     check(numbers, 2.0, None, cannot=ONE_SEED)
 
 
+def runs_of_morals(between: float, within: float, *seeds: int) -> pd.DataFrame:
+    """Whole layers patched from the strategic model: the targets' effects so far apart, and two runs of one."""
+    layers = []
+    for place, seed in enumerate(seeds):
+        own = {"seed": seed}
+        layers += [(S, D, "p", "L0_MLP", place * within, own), (S, U, "p", "L0_MLP", place * within + between, own)]
+        layers += [(S, D, "p", "L1_ATTN", 1.0, own), (S, U, "p", "L1_ATTN", 1.0, own)]
+        layers += [(S, D, "p", "L0_RESID", 9.0 * seed, own), ("base", D, "p", "L1_MLP", 9.0 * seed, own)]
+    return patches(*layers)
+
+
 def test_significant_components():
-    rows = [(D, U, 0.01, 0.04), (D, U, 0.04, 0.2), (D, U, 0.05, 0.2), (D, U, 0.5, 0.5)]
-    morals = table("one other p p_adjusted", *rows)
-    check(claim_cells.run("patching", "significant_components", morals=morals), 0.5, 0.25)
-    numbers = claim_cells.run("patching", "significant_components", morals=morals.assign(one=S))
+    morals = table("one other p p_adjusted", (D, U, 0.01, 0.9), (D, U, 0.04, 0.9), (D, U, 0.05, 0.9), (D, U, 0.5, 0.9))
+    # One of two components: runs of one variant are 2 apart, runs of both with different seeds 5 on average.
+    layers = runs_of_morals(5.0, 2.0, 1, 2)
+    check(claim_cells.run("patching", "significant_components", morals=morals, patching_layers=layers), 0.5, 0.5)
+    # Of two pairs of runs one is 2 - 1.9 and the other 2 + 1.9 apart: 2 on average, which is not beyond 2.
+    layers = runs_of_morals(1.9, 2.0, 1, 2)
+    check(claim_cells.run("patching", "significant_components", morals=morals, patching_layers=layers), 0.5, 0.0)
+    other = {"morals": morals.assign(one=S), "patching_layers": layers}
+    numbers = claim_cells.run("patching", "significant_components", **other)
     check(numbers, cannot="this profile does not patch both moral variants from the same source")
+    one = {"morals": morals, "patching_layers": layers[layers["seed"] == 1]}
+    check(claim_cells.run("patching", "significant_components", seeds=[1], **one), cannot=ONE_SEED)
+
+
+def test_zero_flips_decided():
+    flip, firm = {"flip": True}, {"flip": True, "delta_target": -2.0}
+    layers = patches((S, D, "p", "L0_ATTN", 0.0, firm), (S, D, "q", "L0_ATTN", 0.0, flip), (S, D, "p", "L0_MLP", 0.0))
+    single = patches(
+        (S, D, "p", "L0H0", 0.0, firm), (S, D, "q", "L0H0", 0.0, flip), (S, D, "p", "L1_MLP", 0.0, firm),
+        (S, D, "q", "L1_MLP", 0.0, firm | {"delta_source": -1.0}),  # nothing to flip to
+    )  # fmt: skip
+    check(claim_cells.run("patching", "zero_flips_decided", patches=single, patching_layers=layers), 1.0, 2.0)
+    even = {"patches": single.assign(delta_target=-0.9), "patching_layers": layers}
+    numbers = claim_cells.run("patching", "zero_flips_decided", **even)
+    check(numbers, cannot="no target is decided by more than a logit where both models disagree")
+
+
+def test_patch_count():
+    names = [f"L{layer}H{head}" for layer in (0, 1) for head in range(3)] + ["L0_MLP", "L1_MLP"]
+    single = patches(*[(S, D, prompt, name, 0.0) for name in [*names, "L0_RESID", "L0_ATTN"] for prompt in "pq"])
+    # Eight names, four interventions: two layers' attention and their MLPs.
+    check(claim_cells.run("patching", "patch_count", patches=single), 1.0, 0.5)
+
+
+def spread_out(strongest: float, recovered: float) -> dict:
+    """Twenty layers of which two are so strong, and what a tenth of twenty heads closes together."""
+    layers = patches(*[(S, D, "p", f"L{k}_MLP", strongest if k < 2 else -1.0) for k in range(20)],
+                     ("base", D, "p", "L5_MLP", 99.0), (S, D, "p", "L5_RESID", 99.0))  # fmt: skip
+    single = patches(*[(S, D, "p", f"L0H{k}", 0.0) for k in range(20)], (S, D, "p", "L0_RESID", 0.0))
+    rows = [(S, D, "top-1", 1, 0.9), (S, D, "top-4", 4, 0.9), (S, D, "random-2", 2, 0.9)]
+    rows += [(S, D, "top-2", 2, recovered), (S, D, "top-2", 2, recovered - 1), (S, D, "top-2", 2, recovered + 1)]
+    return {"patching_layers": layers, "patches": single, "swept": [(S, D)],
+            "sets": table("source target set size recovered", *rows)}  # fmt: skip
+
+
+def test_distributed():
+    check(claim_cells.run("patching", "distributed", **spread_out(-9.0, 0.3)), 18 / 36, 0.3)
+
+
+def both_ways(layers: int, **gaps: float) -> dict:
+    """Effects between the two moral models: there, and back smaller by the gap."""
+    directions = table("source target component effect back", *[(D, U, name, x, 0.0) for name, x in gaps.items()])
+    directions.loc[len(directions)] = [S, U, "L2_MLP", 99.0, 0.0]
+    whole = [(D, U, "p", name.partition("H")[0] + "_ATTN" if "H" in name else name, x) for name, x in gaps.items()]
+    back = [(U, D, "p", name, 0.0) for _, _, _, name, _ in whole]
+    frame = patches(*whole, *back, (S, U, "p", f"L{layers - 1}_MLP", 99.0))
+    return {"directions": directions, "patching_layers": frame}
+
+
+def test_asymmetric_heads():
+    # Two of the three most asymmetric are among the three named.
+    frames = both_ways(26, L25H0=5.0, L13H7=-4.0, L3_MLP=3.0, L6_MLP=2.0, L12H1=1.0)
+    check(claim_cells.run("patching", "asymmetric_heads", **frames), 2 / 3, 2 / 3)
+    numbers = claim_cells.run("patching", "asymmetric_heads", **both_ways(8, L6_MLP=1.0))
+    check(numbers, cannot="the model has 8 layers, and the claim is about 26 of them")
 
 
 # --- attention -------------------------------------------------------------------------------------------------------
@@ -589,30 +705,31 @@ def test_pairs_03_pairs_05_pairs_07():
     check(numbers, cannot=NO_MORALS)
 
 
-def test_rewiring():
+def test_pairs_beyond_runs():
     recipe = table("a b threshold share", (D, U, 0.3, 0.4), (D, U, 0.5, 0.2))
     rows = [(D, U, "between variants", 0.2), (D, U, "between variants", 0.4), (S, U, "between variants", 0.9)]
     rows += [(D, D, "within a variant", 0.1), (U, U, "within a variant", 0.25), (S, S, "within a variant", 0.9)]
     run_pairs = table("a b kind 0.3", *rows)
-    check(claim_cells.run("interactions", "rewiring", recipe=recipe, run_pairs=run_pairs), 0.4, 0.3, 0.25)
+    check(claim_cells.run("interactions", "pairs_beyond_runs", recipe=recipe, run_pairs=run_pairs), 0.4, 0.3, 0.25)
     between = run_pairs[run_pairs["kind"] == "between variants"]
-    numbers = claim_cells.run("interactions", "rewiring", seeds=[1], recipe=recipe, run_pairs=between)
+    numbers = claim_cells.run("interactions", "pairs_beyond_runs", seeds=[1], recipe=recipe, run_pairs=between)
     check(numbers, 0.4, 0.3, None, ONE_SEED)
 
 
 def test_no_switch():
-    rows = [("L2_MLP", "L0H0", 5.0), ("L10_MLP", "L2_MLP", 2.0), ("L10_MLP", "L0H0", 1.0), ("L10_MLP", "L1H0", np.nan)]
-    pairs = table("one other rank", *rows, ("L1H0", "L0H0", 3.0)).assign(measure="the study's size", a=D, b=U)
-    pairs = pd.concat([pairs, pairs.assign(measure="vote", rank=1.0), pairs.assign(a=S, rank=1.0)], ignore_index=True)
-    rows = [("L0H0", 0.1), ("L1H0", 0.4), ("L2_MLP", 0.3), ("L10_MLP", 0.2), ("L9_MLP", np.nan)]
-    hubs = table("component strength", *rows).assign(measure="vote", a=D, b=U)
-    hubs = pd.concat([hubs, hubs.assign(measure="the study's size", strength=9.0), hubs.assign(a=S, strength=9.0)])
-    # Its best tie is second of four that have a rank; it is the second hub of four: one step down of three.
-    check(claim_cells.run("interactions", "no_switch", pairs=pairs, hubs=hubs), 2 / 4, 1 / 3)
-
-    flat = hubs[hubs["component"].isin(["L0H0", "L1H0"])]
-    numbers = claim_cells.run("interactions", "no_switch", pairs=pairs[pairs["one"] == "L1H0"], hubs=flat)
-    check(numbers, cannot="the model has 2 layers, and the claim is about 3 of them")
+    rows = [
+        ("L2_MLP", "L9_MLP", 3.0),
+        ("L2_MLP", "L25_MLP", 1.0),
+        ("L0_MLP", "L9_MLP", 2.0),
+        ("L0_MLP", "L2_MLP", np.nan),
+    ]
+    votes = table("one other rank", *rows).assign(measure="vote", a=D, b=U)
+    sizes = votes.assign(measure="the study's size", rank=[2.0, 1.0, 3.0, 4.0])
+    pairs = pd.concat([votes, sizes, votes.assign(a=S, rank=1.0)], ignore_index=True)
+    # Second of four pairs by size; third of the three that have a rank by contributions.
+    check(claim_cells.run("interactions", "no_switch", pairs=pairs), 2 / 4, 3 / 3)
+    numbers = claim_cells.run("interactions", "no_switch", pairs=pairs[pairs["other"] == "L9_MLP"])
+    check(numbers, cannot="the model has 10 layers, and the claim is about 26 of them")
 
 
 def asymmetry() -> pd.DataFrame:
@@ -629,57 +746,80 @@ def test_predicts_asymmetry():
     check(numbers, 1.0, (1 + second) / 2, 4.302653 / np.sqrt(2 + 4.302653**2))
 
 
-def causal_and_ties(effects: dict, differences: dict) -> tuple[pd.DataFrame, pd.DataFrame]:
-    causal = [
-        (one, other, prompt, sign * x) for (one, other), x in effects.items() for prompt, sign in (("p", 1), ("q", 0.5))
-    ]
-    pairs = table("one other difference", *[(*names, x) for names, x in differences.items()])
-    pairs = pairs.assign(measure="vote", a=D, b=U)
-    others = pd.concat([pairs.assign(measure="size", difference=7.0), pairs.assign(a=S, difference=7.0)])
-    return table("one other prompt_id interaction", *causal), pd.concat([pairs, others], ignore_index=True)
+NAMES = list(itertools.combinations(("L0H0", "L10H0", "L1H0", "L2H0"), 2))
+SIZES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+
+
+def ties_and_interactions(changes, interactions=SIZES, runs=(1, 2)) -> dict:
+    """Correlations of two models that differ by so much, pair by pair, and the pairs' interactions; two runs."""
+    ties, causal = [], []
+    for seed in runs:
+        for (one, other), change, size in zip(NAMES, changes, interactions, strict=True):
+            ties += [(one, other, D, seed, 0.1), (one, other, U, seed, 0.1 - change), (one, other, S, seed, 9.0)]
+            causal += [(one, other, seed, "p", -size), (one, other, seed, "q", -3 * size)]
+    recipe = table("a b threshold share", (D, U, 0.3, 0.4), (D, U, 0.5, 0.2))
+    frames = {"together": table("one other model seed r", *ties), "recipe": recipe, "asymmetry": asymmetry()}
+    return frames | {"causal": table("one other seed prompt_id interaction", *causal)}
 
 
 def test_mechanistic():
-    names = [
-        ("L0H0", "L1H0"),
-        ("L0H0", "L2H0"),
-        ("L0H0", "L10H0"),
-        ("L1H0", "L2H0"),
-        ("L1H0", "L10H0"),
-        ("L2H0", "L10H0"),
-    ]
-    sizes = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
-    signs = (1, -1, 1, -1, 1, -1)  # what counts is the size
-    effects = dict(zip(names, (s * x for s, x in zip(signs, sizes, strict=True)), strict=True))
-    causal, pairs = causal_and_ties(effects, dict(zip(names, (-0.1 * x for x in sizes), strict=True)))
-    numbers = claim_cells.run("interactions", "mechanistic", pairs=pairs, causal=causal, asymmetry=asymmetry())
+    numbers = claim_cells.run("interactions", "mechanistic", **ties_and_interactions(SIZES))
     # The same over all 24 ways to relabel four components, of which the cell draws 2,000 times.
     square = np.zeros((4, 4))
     places = list(itertools.combinations(range(4), 2))
-    for (i, j), x in zip(places, sizes, strict=True):
+    for (i, j), x in zip(places, SIZES, strict=True):
         square[i, j] = square[j, i] = x
     ways = []
     for order in itertools.permutations(range(4)):
-        ways.append(np.corrcoef([square[order[i], order[j]] for i, j in places], sizes)[0, 1])
+        ways.append(np.corrcoef([square[order[i], order[j]] for i, j in places], SIZES)[0, 1])
     check(numbers, 1.0, 1.0, numbers["yardstick"])
     # Three or four of a hundred draws are at the largest values; the 95th percentile is one of the largest few.
     assert sorted(ways)[-4] <= numbers["yardstick"] <= sorted(ways)[-1]
 
-    few = {pair: x for pair, x in effects.items() if "L10H0" not in pair}
-    causal, pairs = causal_and_ties(few, dict.fromkeys(few, 0.1))
-    numbers = claim_cells.run("interactions", "mechanistic", pairs=pairs, causal=causal, asymmetry=asymmetry())
+    few = ties_and_interactions(SIZES)
+    few["causal"] = few["causal"][few["causal"]["other"] != "L2H0"]
+    numbers = claim_cells.run("interactions", "mechanistic", **few)
     assert numbers["right"] is None and numbers["cannot"].startswith("too few components vary")
+
+
+def test_rewiring():
+    # Four pairs changed by 0.3 or more, in both runs; the three strongest interactions are 0.4, 0.5 and 0.6.
+    numbers = claim_cells.run("interactions", "rewiring", **ties_and_interactions((0.3, 0.9, 0.1, 0.1, 0.3, 0.31)))
+    check(numbers, 0.4, 2 / 6, numbers["yardstick"])
+    assert numbers["yardstick"] >= 2 / 6, "relabelling reaches as much"
+    check(claim_cells.run("interactions", "rewiring", [S], **ties_and_interactions(SIZES)), cannot=NO_MORALS)
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
 
 
+def percentiles(**own) -> pd.DataFrame:
+    """Two runs of two variants; what is not given lies at 50."""
+    rows = []
+    for model, seed in ((S, 1), (S, 2), ("hybrid", 1), ("hybrid", 2)):
+        for component in ("L2_MLP", "L8_MLP", "L9_MLP", "L25_MLP"):
+            value = own.get(component, {}).get((model, seed), 50.0)
+            rows.append((component, int(component[1:-4]), model, seed, value))
+    return table("component layer model seed percentile", *rows)
+
+
 def test_l2_not_modified():
-    rows = [("L2_MLP", 2, "strategic", 2, 90.0), ("L2_MLP", 2, "strategic", 1, 10.0), ("L2_MLP", 2, "hybrid", 1, 30.0)]
-    sized = table("component layer model seed percentile", *rows, ("L10_MLP", 10, "hybrid", 1, 70.0))
-    check(claim_cells.run("weights", "l2_not_modified", sized=sized), 20.0, (90 + 10 + 30) / 3)
-    numbers = claim_cells.run("weights", "l2_not_modified", sized=sized.assign(layer=1, component="L1_MLP"))
-    check(numbers, cannot="the model has 2 layers, and the claim is about 3 of them")
+    sized = percentiles(L2_MLP={(S, 2): 90.0, (S, 1): 10.0, ("hybrid", 1): 30.0, ("hybrid", 2): 50.0})
+    check(claim_cells.run("weights", "l2_not_modified", sized=sized), 20.0, (90 + 10 + 30 + 50) / 4)
+    numbers = claim_cells.run("weights", "l2_not_modified", sized=sized[sized["layer"] < 25])
+    check(numbers, cannot="the model has 10 layers, and the claim is about 26 of them")
+
+
+def test_l8_l9_modified():
+    sized = percentiles(L2_MLP={(S, 1): 10.0, (S, 2): 30.0}, L9_MLP={("hybrid", 1): 40.0, ("hybrid", 2): 80.0})
+    # First run: 40 in the strategic variant, -10 in the hybrid; over both runs 30 and 0.
+    check(claim_cells.run("weights", "l8_l9_modified", sized=sized), -10.0, 0.0)
+
+
+def test_targeted():
+    check(
+        claim_cells.run("weights", "targeted"), cannot="not yet tested: no run of this book trains these layers alone"
+    )
 
 
 def test_adapters_similar():
