@@ -33,7 +33,7 @@ def test_results_do_not_depend_on_how_they_are_packed(pair, size, monkeypatch):
     model, _, source, target, _ = pair
     chosen = ["L0H1", "L1_MLP", "L1_RESID", "L2H7"]
     usual = patching.patch_each(Sweep(model, source, target), chosen)[0]
-    monkeypatch.setitem(recording.TREE_NODES, "cpu", size[0])
+    monkeypatch.setattr(recording, "TREE_NODES", size[0])
     monkeypatch.setitem(recording.BUDGET, "cpu", size[1])
     everyone = range(len(brute.PROMPTS))
     packed = patching.patch_each(Sweep(model, source, target).select(everyone), chosen)[0]
@@ -46,7 +46,7 @@ def test_rows_of_one_pass_do_not_mix(pair, decision_only):
     model, _, source, target, _ = pair
     sweep, tree = Sweep(model, source, target), target.trees[0]
     base, values = target.at(tree.nodes), source.at(tree.nodes)
-    before = {site: value.clone() for site, value in base.items()}
+    before = {site: getattr(target, site).clone() for site in recording.SITES}
     names = ["L0H3", "L0_MLP", "L1_ATTN", "L2_RESID"]
     patches = [sweep.patch(component, values) for component in recording.named(model, names)]
     rows = [[], patches[:1], patches[1:3], patches]
@@ -55,7 +55,7 @@ def test_rows_of_one_pass_do_not_mix(pair, decision_only):
     for k, row in enumerate(rows):
         alone = forward(sweep.parts, tree, base, [row], 0, decision_only)
         assert torch.allclose(together[k], alone[0], atol=1e-5)
-    assert all(torch.equal(base[site], value) for site, value in before.items())
+    assert all(torch.equal(getattr(target, site), value) for site, value in before.items())
 
 
 def test_a_blocked_position_is_not_attended_to(pair):

@@ -85,7 +85,7 @@ def test_every_layer_draws_as_many_random_patches(pair):
 
 @pytest.mark.parametrize("draws", [1, 5, 7])
 def test_draws_go_to_the_trees_of_a_layer_in_turn(pair, draws, monkeypatch):
-    monkeypatch.setitem(recording.TREE_NODES, "cpu", 150)
+    monkeypatch.setattr(recording, "TREE_NODES", 150)
     everyone = range(len(brute.PROMPTS))
     sweep = sweep_of(pair).select(everyone)
     drawn = []
@@ -225,7 +225,7 @@ def test_models_that_agree_have_no_circuits(pair):
 def test_attribution_patching_is_a_gradient(pair, mode, monkeypatch):
     """Against autograd through hooks: d delta / d activation, times source minus target."""
     model, tokenizer, _, _, seen_by = pair
-    monkeypatch.setattr(patching, "BATCH_SIZE", 3)
+    monkeypatch.setattr(patching, "GRADIENTS", 3)
     tables = {}
     for positions in recording.POSITIONS:
         table = patching.attribution_patching(sweep_of(pair, positions, mode), recording.KINDS)

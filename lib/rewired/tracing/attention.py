@@ -20,7 +20,7 @@ from rewired.prompts import Prompt, chat
 from rewired.tracing.anatomy import Anatomy, anatomy, chosen_layers
 from rewired.tracing.capture import BATCH_SIZE, batches, encode, read_out, read_positions
 from rewired.tracing.packed import forward
-from rewired.tracing.recording import Recording, record
+from rewired.tracing.recording import Recording, record, rows_at_once
 
 START, REST = "start_token", "rest"
 QUERIES = ("decision", "all")
@@ -203,9 +203,13 @@ def _at_decision(parts: Anatomy, recording: Recording, plan: Sequence[Block], la
                 mask[b, sorted(block.positions[i])] = True
             mask[:, -1] = False  # the decision step always sees itself
             masks.append(mask.to(parts.device))
-        base, blocked = recording.at(tree.nodes), dict.fromkeys(layers, masks)
-        final = forward(parts, tree, base, [[] for _ in plan], 0, True, blocked)  # [block, prompt, d_model]
-        deltas[:, tree.prompts] = read_out(parts, final, recording.encoded.pick(tree.prompts))[0].cpu().numpy()
+        size = rows_at_once(parts, tree, decision_only=True)
+        for a in range(0, len(plan), size):
+            blocked = dict.fromkeys(layers, [mask[a : a + size] for mask in masks])
+            unpatched: list[list] = [[] for _ in plan[a : a + size]]
+            final = forward(parts, tree, recording.at(tree.nodes), unpatched, 0, True, blocked)
+            delta, _ = read_out(parts, final, recording.encoded.pick(tree.prompts))  # [block, prompt]
+            deltas[a : a + size, tree.prompts] = delta.cpu().numpy()
     return deltas
 
 

@@ -105,10 +105,11 @@ def read_positions(
 
 @torch.no_grad()
 def capture(
-    model, rows: Sequence[Sequence[int]], sites: Sequence[str] = SITES, positions: Sequence[Sequence[int]] | None = None
-) -> dict[str, torch.Tensor]:
+    model, rows: Sequence[Sequence[int]], sites: Sequence[str] = SITES,
+    positions: Sequence[Sequence[int]] | None = None, device: torch.device | None = None,
+) -> dict[str, torch.Tensor]:  # fmt: skip
     """Activations of token rows at named sites: {site: [layer, read, width]}, ``z`` as [layer, read, head, head_dim],
-    ``resid_final`` as [1, read, d_model], in the model's precision.
+    ``resid_final`` as [1, read, d_model], in the model's precision, kept on ``device`` (default: the model's).
 
     ``positions`` lists the positions to read from each row (default: all); reads are in the order of rows, then of
     positions. Raises RewiredError for an unknown site, a position outside its row, an unknown model."""
@@ -125,7 +126,7 @@ def capture(
             raise choice("site", site, SITES)
         depth = 1 if site == "resid_final" else parts.depth
         width = parts.heads * parts.head_dim if site == "z" else parts.unembedding.shape[1]
-        recorded[site] = parts.unembedding.new_empty(depth, first[-1], width)
+        recorded[site] = parts.unembedding.new_empty(depth, first[-1], width, device=device)
         places += [(site, layer) for layer in range(depth)]
     places.sort(key=execution)
     for indices, ids in batches(rows, BATCH_SIZE, parts.device):
@@ -134,7 +135,7 @@ def capture(
         for i in indices:
             slots += range(first[i], first[i + 1])
         for (site, layer), value in zip(places, _trace(parts, ids, places, row, column), strict=True):
-            recorded[site][layer, slots] = value  # [read of this batch, width]
+            recorded[site][layer, slots] = value.to(recorded[site].device)  # [read of this batch, width]
     if "z" in recorded:
         recorded["z"] = recorded["z"].unflatten(-1, (parts.heads, parts.head_dim))
     return recorded

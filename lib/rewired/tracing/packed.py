@@ -8,7 +8,7 @@ which is written out here; every sweep checks it against whole passes under nnsi
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -176,12 +176,18 @@ def _tanh(x: torch.Tensor) -> torch.Tensor:
 @dataclass(frozen=True)
 class Patch:
     """``value`` [node, width] to be written at ``site`` of ``layer``: ``z`` (a head's slice), ``head_out`` (a head's
-    share of the sum before the post-attention norm), ``attn_out``, ``mlp_out`` or ``resid_post`` (after the layer)."""
+    share of the sum before the post-attention norm), ``attn_out``, ``mlp_out`` or ``resid_post`` (after the layer).
+    It may be made when it is needed: all values of all patches together fill a memory."""
 
     site: str
     layer: int
     head: int
-    value: torch.Tensor
+    made: torch.Tensor | Callable[[], torch.Tensor]
+
+    @property
+    def value(self) -> torch.Tensor:
+        """[node, width], made anew at every call."""
+        return self.made() if callable(self.made) else self.made
 
 
 class Rows:

@@ -30,9 +30,12 @@ from tqdm.auto import tqdm
 from rewired.errors import RewiredError
 from rewired.tracing import controls
 from rewired.tracing.anatomy import Anatomy, locate
-from rewired.tracing.capture import BATCH_SIZE, Encoded, batches, read_out
+from rewired.tracing.capture import Encoded, batches, read_out
 from rewired.tracing.packed import Tree
 from rewired.tracing.recording import Component, Sweep, components, named, record  # noqa: F401 (for its callers)
+
+GRADIENTS = 4
+"""Prompts in one backward pass, which keeps all that the forward pass computed."""
 
 
 def patch_each(
@@ -191,16 +194,18 @@ def attribution_patching(sweep: Sweep, kinds: Sequence[str] = ("head", "mlp")) -
     source, target, encoded = sweep.source, sweep.target, sweep.target.encoded
     chosen = components(sweep.parts, kinds)
     estimate = np.zeros((len(chosen), len(encoded.rows)))  # [component, prompt]
-    for indices, ids in batches(encoded.rows, BATCH_SIZE, sweep.parts.device):
+    for indices, ids in batches(encoded.rows, GRADIENTS, sweep.parts.device):
         gradients = _gradients(sweep.parts, ids, encoded.pick(indices))
         for row, i in enumerate(indices):
             there, own = source.at(source.path(i)), target.at(target.path(i))
-            slopes = {site: gradient[row].double() for site, gradient in gradients.items()}  # [position, width]
-            for k, component in enumerate(chosen):
+            slopes = {site: gradient[row] for site, gradient in gradients.items()}  # [position, width]
+            products = []
+            for component in chosen:
                 change = sweep.patch(component, there).value - sweep.patch(component, own).value  # [position, width]
                 slope = _slope(sweep, component, slopes)[: len(change)]  # [position, width], padding cut off
-                product = (change.double() * slope).sum(-1)  # [position]
-                estimate[k, i] = float(product.sum() if sweep.positions == "all" else product[-1])
+                product = (change.double() * slope.double()).sum(-1)  # [position]
+                products.append(product.sum() if sweep.positions == "all" else product[-1])
+            estimate[:, i] = torch.stack(products).cpu().numpy()
     return _one_row_each(sweep, chosen).assign(estimate=estimate.reshape(-1))
 
 

@@ -14,10 +14,12 @@ from rewired.tracing.edit import POSITIONS
 from rewired.tracing.packed import Patch, Tree, forward, plant
 
 KINDS = ("head", "mlp", "attn", "resid")
+SITES = ("resid", "z", "attn_out", "mlp_out")
 MODES = ("input", "output")
-TREE_NODES = {"cpu": 1_200, "cuda": 16_384}
-BUDGET = {"cpu": 2_400, "cuda": 65_536}
-"""Nodes in one tree, and nodes x rows in one batch: on a CPU, what still fits its caches and its allocator."""
+TREE_NODES = 1_200
+BUDGET = {"cpu": 2_400, "cuda": 18_000}
+"""Nodes in one tree, and nodes x rows in one batch: on a CPU, what still fits its caches and its allocator; on a GPU
+(``benchmarks/memory.py``) some 150 kB a node at Gemma-2-2b's size."""
 
 
 @dataclass(frozen=True, order=True)
@@ -62,10 +64,24 @@ def named(model, names: Iterable[str | Component]) -> list[Component]:
     return [known[word] for word in words]
 
 
+class Layers:
+    """Some nodes of a recorded site: indexing brings one layer to the device that computes, and keeps the last."""
+
+    def __init__(self, whole: torch.Tensor, nodes, device: torch.device):
+        self.whole, self.nodes, self.device = whole, nodes, device
+        self.last: tuple = (None, None)
+
+    def __getitem__(self, layer) -> torch.Tensor:
+        """[node, …]"""
+        if self.last[0] != layer:
+            self.last = (layer, self.whole[layer][self.nodes].to(self.device))
+        return self.last[1]
+
+
 @dataclass
 class Recording:
     """One model's activations on a set of prompts, packed into trees (see `packed`). All models record the same
-    prompts alike, so positions match by construction."""
+    prompts alike, so positions match by construction. The activations stay in the processor's memory, not on a GPU."""
 
     encoded: Encoded
     trees: list[Tree]
@@ -77,15 +93,20 @@ class Recording:
     delta: np.ndarray  # [prompt]
     logit: np.ndarray  # [prompt]: size of the larger of the two labels' logits, before the soft-cap
 
-    def at(self, nodes) -> dict[str, torch.Tensor]:
-        """The activations of some nodes, by site, and ``w_o``."""
-        sites = ("resid", "z", "attn_out", "mlp_out")
-        return {site: getattr(self, site)[:, nodes] for site in sites} | {"w_o": self.w_o}
+    @property
+    def _device(self) -> torch.device:
+        # where the model computes
+        return self.trees[0].leaf.device
+
+    def at(self, nodes) -> dict[str, Layers]:
+        """The activations of some nodes, by site, and ``w_o``, a layer at a time."""
+        held = {site: Layers(getattr(self, site), nodes, self._device) for site in SITES}
+        return held | {"w_o": Layers(self.w_o, slice(None), self._device)}
 
     def path(self, prompt: int) -> torch.Tensor:
         """The nodes of one prompt, first token to decision step."""
         tree = next(tree for tree in self.trees if prompt in tree.prompts)
-        return tree.first + tree.paths[tree.prompts.index(prompt)]
+        return tree.first + tree.paths[tree.prompts.index(prompt)].cpu()
 
     def tolerance(self, parts: Anatomy) -> np.ndarray:
         """How far another way to compute a prompt's delta may lie from the recorded one, in logits: [prompt]."""
@@ -93,11 +114,12 @@ class Recording:
 
     def select(self, prompts: Sequence[int]) -> "Recording":
         """The recording of some of the prompts."""
-        encoded, device = self.encoded.pick(prompts), self.z.device
-        trees, order, owned = plant(encoded.rows, TREE_NODES[device.type], device)
-        nodes = [self.path(prompts[i])[positions] for i, positions in zip(order, owned, strict=True)]
+        encoded = self.encoded.pick(prompts)
+        trees, order, owned = plant(encoded.rows, TREE_NODES, self._device)
+        nodes = torch.cat([self.path(prompts[i])[positions] for i, positions in zip(order, owned, strict=True)])
+        activations = {site: getattr(self, site)[:, nodes] for site in SITES}
         numbers = {"delta": self.delta[list(prompts)], "logit": self.logit[list(prompts)]}
-        return Recording(encoded, trees, **self.at(torch.cat(nodes)), **numbers)
+        return Recording(encoded, trees, **activations, w_o=self.w_o, **numbers)
 
 
 @torch.no_grad()
@@ -105,21 +127,31 @@ def record(model, tokenizer, prompts: Sequence[Prompt], labels: Labels | Sequenc
     """What patching needs to know of a model, as source or as target. Its nodes, in their order, are the positions
     that each row is the first to need."""
     parts, encoded = anatomy(model), encode(tokenizer, prompts, labels)
-    trees, order, owned = plant(encoded.rows, TREE_NODES[parts.device.type], parts.device)
+    trees, order, owned = plant(encoded.rows, TREE_NODES, parts.device)
     rows = [encoded.rows[i] for i in order]
-    values = capture(model, rows, ("resid_pre", "z", "attn_out", "mlp_out", "resid_final"), owned)
+    values = capture(model, rows, ("resid_pre", "z", "attn_out", "mlp_out", "resid_final"), owned, torch.device("cpu"))
     values["resid"] = torch.cat([values.pop("resid_pre"), values.pop("resid_final")])
     eye = torch.eye(parts.heads * parts.head_dim, device=parts.device, dtype=parts.unembedding.dtype)
     w_o = []
     for block in parts.decoder.layers:
         o_proj = block.self_attn.o_proj
-        w_o.append(o_proj(eye) - o_proj(0 * eye))  # [heads x head_dim, d_model], without a bias
+        w_o.append((o_proj(eye) - o_proj(0 * eye)).cpu())  # [heads x head_dim, d_model], without a bias
     values["w_o"] = torch.stack(w_o).unflatten(1, (parts.heads, parts.head_dim))
     recording = Recording(encoded, trees, **values, delta=np.empty(0), logit=np.empty(0))
-    final = torch.stack([recording.resid[-1, recording.path(i)[-1]] for i in range(len(prompts))])  # [prompt, d_model]
+    final = torch.stack([recording.resid[-1, recording.path(i)[-1]] for i in range(len(prompts))])
+    final = final.to(parts.device)  # [prompt, d_model]
     recording.delta = read_out(parts, final, encoded)[0].cpu().numpy()
     recording.logit = torch.stack(label_logits(parts, final, encoded)).abs().amax(0).cpu().numpy()
     return recording
+
+
+def rows_at_once(parts: Anatomy, tree: Tree, decision_only: bool) -> int:
+    """How many patched copies of a tree fit into a batch, at least 1; ``BUDGET`` is counted in nodes.
+
+    Where decision steps alone are computed, each copy has keys and values of the other nodes too, which take a
+    sixteenth of the memory at most."""
+    nodes = len(tree.depth_of)
+    return max(1, BUDGET[parts.device.type] // (len(tree.leaf) + nodes // 16 if decision_only else nodes))
 
 
 @dataclass(frozen=True)
@@ -156,24 +188,23 @@ class Sweep:
         source, target = self.source.select(prompts), self.target.select(prompts)
         return Sweep(self.parts, source, target, self.positions, self.mode)
 
-    def patch(self, component: Component, values: dict[str, torch.Tensor], mode: str | None = None) -> Patch:
+    def patch(self, component: Component, values: dict[str, Layers], mode: str | None = None) -> Patch:
         """The patch that gives a component its activation in ``values``, which a recording holds at some nodes."""
         layer, head = component.layer, component.head
         if component.kind == "head":
-            z = values["z"][layer][:, head]  # [node, head_dim]
             if (mode or self.mode) == "input":
-                return Patch("z", layer, head, z)
-            return Patch("head_out", layer, head, z @ values["w_o"][layer, head])  # [node, d_model]
+                return Patch("z", layer, head, lambda: values["z"][layer][:, head])  # [node, head_dim]
+            # [node, d_model]
+            return Patch("head_out", layer, head, lambda: values["z"][layer][:, head] @ values["w_o"][layer][head])
         if component.kind == "resid":
-            return Patch("resid_post", layer, -1, values["resid"][layer + 1])
+            return Patch("resid_post", layer, -1, lambda: values["resid"][layer + 1])
         site = f"{component.kind}_out"
-        return Patch(site, layer, -1, values[site][layer])
+        return Patch(site, layer, -1, lambda: values[site][layer])
 
     def deltas(self, tree: Tree, rows: Sequence[Sequence[Patch]], start: int) -> np.ndarray:
         """delta of patched rows, [row, prompt of the tree]. No row has a patch before layer ``start``."""
         base = self.target.at(tree.nodes)
-        nodes = len(tree.leaf) if self.decision_only else len(tree.depth_of)
-        size = max(1, BUDGET[self.parts.device.type] // nodes)
+        size = rows_at_once(self.parts, tree, self.decision_only)
         patched = np.empty((len(rows), len(tree.prompts)))  # [row, prompt of the tree]
         for a in range(0, len(rows), size):
             final = forward(self.parts, tree, base, rows[a : a + size], start, self.decision_only)
