@@ -750,11 +750,11 @@ NAMES = list(itertools.combinations(("L0H0", "L10H0", "L1H0", "L2H0"), 2))
 SIZES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 
-def ties_and_interactions(changes, interactions=SIZES, runs=(1, 2)) -> dict:
+def ties_and_interactions(changes, interactions=SIZES, names=NAMES) -> dict:
     """Correlations of two models that differ by so much, pair by pair, and the pairs' interactions; two runs."""
     ties, causal = [], []
-    for seed in runs:
-        for (one, other), change, size in zip(NAMES, changes, interactions, strict=True):
+    for seed in (1, 2):
+        for (one, other), change, size in zip(names, changes, interactions, strict=True):
             ties += [(one, other, D, seed, 0.1), (one, other, U, seed, 0.1 - change), (one, other, S, seed, 9.0)]
             causal += [(one, other, seed, "p", -size), (one, other, seed, "q", -3 * size)]
     recipe = table("a b threshold share", (D, U, 0.3, 0.4), (D, U, 0.5, 0.2))
