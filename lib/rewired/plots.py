@@ -47,9 +47,12 @@ def save(figure: Figure, folder: str | Path, name: str) -> SVG:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(LOOK):
+        figure.draw_without_rendering()  # laid out once, for both files
+        figure.set_layout_engine("none")
+        box = figure.get_tightbbox().padded(0.12)  # inches
         for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
             with atomic_path(folder / f"{name}.{kind}") as path:
-                figure.savefig(path, format=kind, bbox_inches="tight", pad_inches=0.12, **options)
+                figure.savefig(path, format=kind, bbox_inches=box, **options)
     return SVG(data=(folder / f"{name}.svg").read_text())
 
 
@@ -289,13 +292,14 @@ def grid(
     columns = min(columns, len(parts))
     tallest, widest = np.max([table.shape for table in tables.values()], axis=0)
     numbers = widest * columns <= 10
+    shared = len({tuple(table.index) for table in tables.values()}) == 1
     height = 0.21 + 0.06 * numbers + 0.12 * (numbers and "note" in frame)
     image = _colours(tables) | image
     figure, axes = panels(len(parts), height=height * tallest + 0.75, columns=columns)
     for ax, (title, cells) in zip(axes, tables.items(), strict=True):
         drawn = ax.imshow(cells.to_numpy(dtype=float), aspect="auto", **image)
         ax.set_title(short(title), fontsize=9.5)
-        _name_cells(ax, cells, row, column, columns, numbers)
+        _name_cells(ax, cells, row, column, columns, numbers, shared)
         notes = _cells(parts[title], row, column, "note", "first") if "note" in frame else None
         _write_cells(ax, cells, notes, image["vmax"], numbers)
     bar = figure.colorbar(drawn, ax=axes, location="bottom", shrink=0.7, aspect=35, pad=0.02)
@@ -320,14 +324,19 @@ def _colours(tables: Mapping[str, pd.DataFrame]) -> dict:
     return {"cmap": SIZE, "vmin": 0, "vmax": reach}
 
 
-def _name_cells(ax: Axes, cells: pd.DataFrame, row: str, column: str, across: int, numbers: bool) -> None:
+def _name_cells(ax: Axes, cells: pd.DataFrame, row: str, column: str, across: int, numbers: bool, shared: bool) -> None:
     """Tick labels of one grid: as many as there is room for, slanted where they are long."""
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    x, y = range(0, cells.shape[1], -(-cells.shape[1] * across // 20)), range(0, cells.shape[0], -(-cells.shape[0] // 24))
+    x, y = (
+        range(0, cells.shape[1], -(-cells.shape[1] * across // 20)),
+        range(0, cells.shape[0], -(-cells.shape[0] // 24)),
+    )
     ax.set_xticks(x, [short(cells.columns[k]) for k in x], fontsize=9)
     ax.set_yticks(y, [str(cells.index[k]).replace("_", " ") for k in y], fontsize=9)
+    if shared and not ax.get_subplotspec().is_first_col():
+        ax.tick_params(labelleft=False)  # the panel at the left names the same rows
     letters = max(len(line) for name in cells.columns for line in short(name).split("\n"))
     if letters * len(x) * across > 46:  # about as many fit the figure's width
         for tick in ax.get_xticklabels():
