@@ -117,20 +117,23 @@ def finish(job: Job, out: Path, timed_out: bool) -> None:
         job.result = f"takes more than {LIMIT:.0f} GiB"
 
 
-def work(listed: list[Job], out: Path, card: float, seconds: float) -> None:
-    """Run all jobs, as many at once as fit."""
+def work(listed: list[Job], out: Path, card: float, seconds: float, within: float) -> None:
+    """Run all jobs, as many at once as fit, each for so many ``seconds`` at most, and all ``within`` so many."""
     known = {job.name: job for job in listed}
-    cores = len(os.sched_getaffinity(0))
+    cores, end = len(os.sched_getaffinity(0)), time.perf_counter() + within
     while not all(job.result for job in listed):
         for job in listed:
             if job.result or job.process:
                 if job.process and not job.result:
-                    late = time.perf_counter() - job.began > seconds
+                    late = time.perf_counter() > min(end, job.began + seconds)
                     if late:
                         job.process.kill()
                     if job.process.poll() is not None or late:
                         job.process.wait()
                         finish(job, out, late)
+                continue
+            if time.perf_counter() > end:
+                job.result = "not run: no time was left"
                 continue
             before = [known[name].result for name in job.after if name in known]
             if any(result not in ("", "pass") and not result.startswith("takes") for result in before):
@@ -151,7 +154,8 @@ def main() -> int:
     parser.add_argument("--tiny", action="store_true", help="a small growth, little training: on a CPU")
     parser.add_argument("--only", default="", help="a regular expression: run only jobs of these names")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the profile")
-    parser.add_argument("--seconds", type=float, default=420, help="that a job may take")
+    parser.add_argument("--seconds", type=float, default=300, help="that a job may take")
+    parser.add_argument("--within", type=float, default=460, help="seconds that all may take")
     chosen = parser.parse_args()
     out = chosen.out.resolve()
     (out / "logs").mkdir(parents=True, exist_ok=True)
@@ -159,7 +163,7 @@ def main() -> int:
     overrides = [f"model.path={out / 'grown'}", *tiny, *chosen.set]
     profile, card, began = profiles.load("rehearsal", overrides), card_mb(), time.perf_counter()
     listed = jobs(profile, "rehearsal", overrides, out, chosen.only)
-    work(listed, out, card, chosen.seconds)
+    work(listed, out, card, chosen.seconds, float("inf") if chosen.tiny else chosen.within)
     first = min(job.began for job in listed if job.process)
     print(f"{'step':44s} {'began':>6s} {'took':>6s} {'GiB':>6s} {'taken':>6s}  result")
     for job in listed:
