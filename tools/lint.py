@@ -5,6 +5,8 @@
 * Inside an admonition of class ``results`` every number comes from the run, so no digit stands there outside a role
   such as ``{glue:text}`name` ``.
 * No tracked file names a folder of somebody's machine or fixes a package index.
+* In ``lib`` and in notebooks, every call that makes a tensor says on which device (``torch.zeros_like`` and
+  ``x.new_zeros`` take it from a tensor): what is made on the CPU by default does not meet a model on a GPU.
 
     python tools/lint.py [file ...]        without files: everything git tracks
 """
@@ -22,6 +24,9 @@ MACHINE = re.compile(
     r"(?<![\w.])/(?:home|root|Users)/\w|\b[A-Z]:\\\\?Users|file:" + "///" + r"|--(?:extra-)?index-" + "url"
 )
 FENCE = re.compile(r"^(?P<fence>`{3,}|:{3,})\{(?P<name>[\w:-]+)\}(?P<title>.*)$")
+MAKERS = set(
+    "arange as_tensor empty eye from_numpy full linspace ones rand randint randn randperm tensor zeros".split()
+)
 ROLE = re.compile(r"\{[\w:,-]+\}`+[^`]*`+")
 
 
@@ -68,6 +73,25 @@ def notebook_problems(notebook: dict) -> Iterator[str]:
                 yield f"its parameters cell holds more than literals: {ast.unparse(node)}"
 
 
+def cell_problems(notebook: dict) -> Iterator[tuple[int, str]]:
+    """(place of the cell, what is wrong in it)."""
+    for place, cell in enumerate(notebook["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            yield from ((place, f"{maker} without device=") for _, maker in devices(source))
+        if cell["cell_type"] == "markdown":
+            yield from ((place, f"literal number in a results block: {line}") for _, line in literal_numbers(source))
+
+
+def devices(source: str) -> Iterator[tuple[int, str]]:
+    """(line, function) of every call in Python code that makes a tensor without saying where."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MAKERS:
+            of_torch = isinstance(node.func.value, ast.Name) and node.func.value.id == "torch"
+            if of_torch and not any(keyword.arg in ("device", None) for keyword in node.keywords):
+                yield node.lineno, f"torch.{node.func.attr}"
+
+
 def problems(file: Path) -> Iterator[str]:
     """What is wrong with one tracked file."""
     name = file.relative_to(ROOT) if file.is_relative_to(ROOT) else file
@@ -83,13 +107,12 @@ def problems(file: Path) -> Iterator[str]:
                 yield f"{name}:{number}: names a folder of a machine or a package index"
     if file.suffix == ".md":
         yield from (f"{name}:{n}: literal number in a results block: {line}" for n, line in literal_numbers(text))
+    if file.suffix == ".py" and file.is_relative_to(ROOT / "lib"):
+        yield from (f"{name}:{n}: {maker} without device=" for n, maker in devices(text))
     if file.suffix == ".ipynb":
         notebook = json.loads(text)
         yield from (f"{name}: {problem}" for problem in notebook_problems(notebook))
-        for place, cell in enumerate(notebook["cells"]):
-            if cell["cell_type"] == "markdown":
-                for _, line in literal_numbers("".join(cell["source"])):
-                    yield f"{name}, cell {place}: literal number in a results block: {line}"
+        yield from (f"{name}, cell {place}: {problem}" for place, problem in cell_problems(notebook))
 
 
 def main() -> int:

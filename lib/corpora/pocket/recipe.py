@@ -387,7 +387,7 @@ def update(state: State, batch: Batch, now: Step) -> None:
     for optimiser, rate in zip(state.optimisers, (now.stage.lr_matrices, now.stage.lr_rest), strict=True):
         optimiser.param_groups[0]["lr"] = rate * now.scale
     state.model.config._attn_implementation = "eager" if now.exact else "pocket_fast"
-    ids, answer = (torch.from_numpy(array) for array in batch)  # both [row, position]
+    ids, answer = (torch.as_tensor(array, device="cpu") for array in batch)  # both [row, position]
     with torch.autocast("cpu", torch.bfloat16):
         loss = answer_loss(state.model, ids.long(), answer)
     if not math.isfinite(loss.item()):
