@@ -1,16 +1,23 @@
 """The stored notebooks, their parts, and how a test runs one."""
 
+import atexit
 import hashlib
 import json
+import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
+import pandas as pd
 import pytest
 
 from rewired import decisions
 from rewired.execute import execute
+from rewired.store import atomic_path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -33,6 +40,15 @@ def read_by(name: str) -> list[str]:
     """The chapters whose tables this one reads."""
     tables = set(registry.tables_read(CHAPTERS[name], CHAPTERS))
     return [other.name for other in CHAPTERS.values() if tables & set(other.writes)]
+
+
+def notebook(file, *cells: str):
+    """Write a notebook of these code cells, the first tagged ``parameters``, and return its file."""
+    code = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    code[0].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=code, metadata=kernel), file)
+    return file
 
 
 def stored(path: str) -> dict:
@@ -71,21 +87,29 @@ def pasted(markdown: str) -> Iterator[tuple[str, str]]:
         yield before or (document[1] if document else ""), after.removesuffix(":s")
 
 
-GUARDED: dict[str, object] = {}
 GUARD = decisions.guard
+GUARDED = (
+    Path(tempfile.gettempdir())
+    / f"rewired-guarded-{os.getppid() if 'PYTEST_XDIST_WORKER' in os.environ else os.getpid()}"
+)
+"""What the guard returned in the processes of this test run; the folder goes when they end."""
+atexit.register(shutil.rmtree, GUARDED, ignore_errors=True)
 
 
 def guard_once(variants, variant: str, seed: int = 1, **options):
-    """`decisions.guard`, once in this process for a run whose files have the same bytes: every chapter asks for it."""
+    """`decisions.guard`, once in a test run for a run whose files have the same bytes: every chapter asks for it."""
     folder, digest = variants.run_dir(variant, seed), hashlib.sha256(f"{variant} {options}".encode())
     for name in ("run.json", "decisions.parquet", "adapter/adapter_model.safetensors"):
         if not (folder / name).is_file():
             return GUARD(variants, variant, seed, **options)
         digest.update((folder / name).read_bytes())
-    key = digest.hexdigest()
-    if key not in GUARDED:
-        GUARDED[key] = GUARD(variants, variant, seed, **options)
-    return GUARDED[key].copy()
+    file = GUARDED / f"{digest.hexdigest()}.pickle"
+    if not file.is_file():
+        checked = GUARD(variants, variant, seed, **options)
+        file.parent.mkdir(exist_ok=True)
+        with atomic_path(file) as path:
+            checked.to_pickle(path)
+    return pd.read_pickle(file)
 
 
 def run(path: str, out: Path, root: Path, build: bool = True, **parameters) -> dict:

@@ -1,7 +1,7 @@
 """The command line: one paragraph and status 2 for a bad input, and nothing left under a final name."""
 
-import nbformat
 import pytest
+from chapters import notebook
 
 from rewired import __main__ as cli
 
@@ -12,15 +12,6 @@ def run(capsys, monkeypatch, *arguments: str) -> tuple[int, str]:
     with pytest.raises(SystemExit) as ended:
         cli.main()
     return ended.value.code, capsys.readouterr().err.strip()
-
-
-def notebook(file, *cells: str):
-    """A notebook whose first code cell is tagged ``parameters``."""
-    code = [nbformat.v4.new_code_cell(cell) for cell in cells]
-    code[0].metadata["tags"] = ["parameters"]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=code, metadata=kernel), file)
-    return file
 
 
 @pytest.mark.parametrize(

@@ -5,23 +5,13 @@ import os
 import sys
 from types import SimpleNamespace
 
-import nbformat
 import pytest
+from chapters import notebook
 
 from rewired import execute
 from rewired.errors import RewiredError
 from rewired.execute import start
 from rewired.profiles import load
-
-
-def notebook(file, *cells: str):
-    """A notebook whose first code cell is tagged ``parameters``."""
-    code = [nbformat.v4.new_code_cell(cell) for cell in cells]
-    code[0].metadata["tags"] = ["parameters"]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(nbformat.v4.new_notebook(cells=code, metadata=kernel), file)
-    return file
-
 
 # --- starting --------------------------------------------------------------------------------------------------------
 

@@ -37,9 +37,14 @@ def rebuild(
     typer.echo(pocket.train_base(out, pocket.Recipe(seed=seed)))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run a command; a RewiredError is told in a paragraph, without a traceback, and ends with status 2."""
     try:
         app()
-    except RewiredError as error:  # told in a paragraph, without a traceback
+    except RewiredError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
