@@ -190,7 +190,7 @@ LENS = {
     "stabilizes_late": (settled(9), settled(2)),
     "pair_dominates": (HAWK, loudest("L8_MLP", "L9_MLP", third=6.9)),
     "pair_everywhere": (HAWK, loudest("L8_MLP", "L9_MLP", of="base")),
-    "l8_l9": (HAWK, loudest("L7_MLP", "L11_MLP")),
+    "l8_l9": (HAWK, loudest("L9_MLP", "L8_MLP")),  # their signs exchanged
     "none_suppressed": (changes(L13_MLP=-0.047), changes(L20_MLP=-4.91)),
     "hawk_rises": (HAWK | changes(L8_MLP=0.013), HAWK | changes(L8_MLP=-0.013)),
     "similar": (far_apart(0.0000059, 0.2, 0.0001), far_apart(0.0001, 0.2, 0.0000059)),
@@ -265,7 +265,7 @@ PATCHING = {
     "opposite": (there_and_back(78), there_and_back(0)),
     "asymmetric_heads": (made.both_ways(26, **NAMED, L3H0=1.0), made.both_ways(26, **OTHERS, L25H0=0.1)),
     "late_layers": (sensitive(8, 9), sensitive(2, 1)),
-    "early_sites": (sensitive(0, 4), sensitive(8, 9)),
+    "early_sites": (sensitive(0, 4), sensitive(4, 0)),
     "differ_after_defection": (AFTER_D, exchanged(AFTER_D, TRAPPED, CONTINUE)),
     "significant_components": (
         SIGNIFICANT | {"patching_layers": made.runs_of_morals(5.0, 2.0, 1, 2)},
@@ -277,8 +277,9 @@ PATCHING = {
 
 
 def looks(relative: float, differ: bool) -> dict:
-    """Small weights: a share of a hundredth of attention, which differs by so much of itself."""
-    return {"tests": table("difference relative differ", *4 * [(relative, relative, differ)])}
+    """Four parts with small weights, of which one differs by so much of itself."""
+    rows = [(relative, relative, differ)] + 3 * [(0.0001, 0.0001, False)]
+    return {"tests": table("difference relative differ", *rows)}
 
 
 def counts(share: float, null: float) -> dict:
