@@ -1,5 +1,6 @@
 """The library's figures: counted right on planted sources, and inside the limits as it stands."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,11 @@ def test_tables_are_compared_value_by_value():
         assert list(compare_tables.differences(old, old.assign(**changed))), changed
     assert list(compare_tables.differences(old, old.drop(columns="size")))
     assert list(compare_tables.differences(old, old.head(1)))
+
+
+def test_only_a_function_of_the_command_line_imports_what_is_about_the_study():
+    inside = ast.parse("def main():\n    from replication import commands\n")
+    assert house.packages_of(ast.walk(inside)) == {"replication"}
+    assert house.packages_of(inside.body) == set()
+    assert house.packages_of(ast.parse("import replication.quotes as quotes").body) == {"replication"}
+    assert list(house.problems_of_imports()) == []
