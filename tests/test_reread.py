@@ -351,7 +351,7 @@ DAMAGES = [
     ("logit_lens/trajectories.json", lambda text: text[:-9], "not JSON"),
     ("logit_lens/trajectories.json", lambda text: text.replace("PT2_COREDe", "PT2"), "5 scenarios"),
     ("logit_lens/decision_statistics_by_variant.csv", lambda text: text.replace(",base,", ",basis,"), "model_id"),
-    ("logit_lens/decision_statistics_by_variant.csv", lambda text: "version https://git-lfs.github.com\n", "lacks"),
+    ("logit_lens/decision_statistics_by_variant.csv", lambda text: "version https://git-lfs.github.com\n", "Git LFS"),
     (
         "dla/dla_top_components.csv",
         lambda text: re.sub(r"(L8_MLP,)[^\n]+", r"\1", text, count=1),

@@ -128,11 +128,14 @@ class Clone:
 
     def _text(self, name: str) -> str:
         try:
-            return self.path(name).read_text(encoding="utf-8-sig")
+            text = self.path(name).read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:
             raise self.changed(name, "it is not text") from None
         except OSError as error:
             raise RewiredError(f"The file {self.path(name)} cannot be read: {error.strerror}.") from None
+        if text.startswith("version https://git-lfs"):
+            raise self.changed(name, "it is a pointer of Git LFS, and the file itself is expected")
+        return text
 
     def _numbers(self, name: str, column: str, values: pd.Series) -> pd.Series:
         """The column as floats; True and False count as 1 and 0."""
