@@ -103,6 +103,10 @@ class Recording:
         held = {site: Layers(getattr(self, site), nodes, self._device) for site in SITES}
         return held | {"w_o": Layers(self.w_o, slice(None), self._device)}
 
+    def take(self, nodes) -> dict[str, torch.Tensor]:
+        """The activations of some nodes, by site, as a recording holds them: [layer, node, …]."""
+        return {site: getattr(self, site)[:, nodes] for site in SITES}
+
     def path(self, prompt: int) -> torch.Tensor:
         """The nodes of one prompt, first token to decision step."""
         tree = next(tree for tree in self.trees if prompt in tree.prompts)
@@ -117,9 +121,8 @@ class Recording:
         encoded = self.encoded.pick(prompts)
         trees, order, owned = plant(encoded.rows, TREE_NODES, self._device)
         nodes = torch.cat([self.path(prompts[i])[positions] for i, positions in zip(order, owned, strict=True)])
-        activations = {site: getattr(self, site)[:, nodes] for site in SITES}
         numbers = {"delta": self.delta[list(prompts)], "logit": self.logit[list(prompts)]}
-        return Recording(encoded, trees, **activations, w_o=self.w_o, **numbers)
+        return Recording(encoded, trees, **self.take(nodes), w_o=self.w_o, **numbers)
 
 
 @torch.no_grad()
@@ -132,11 +135,11 @@ def record(model, tokenizer, prompts: Sequence[Prompt], labels: Labels | Sequenc
     values = capture(model, rows, ("resid_pre", "z", "attn_out", "mlp_out", "resid_final"), owned, torch.device("cpu"))
     values["resid"] = torch.cat([values.pop("resid_pre"), values.pop("resid_final")])
     eye = torch.eye(parts.heads * parts.head_dim, device=parts.device, dtype=parts.unembedding.dtype)
-    w_o = []
-    for block in parts.decoder.layers:
+    w_o = torch.empty(parts.depth, len(eye), parts.unembedding.shape[1], device="cpu", dtype=eye.dtype)
+    for layer, block in enumerate(parts.decoder.layers):
         o_proj = block.self_attn.o_proj
-        w_o.append((o_proj(eye) - o_proj(0 * eye)).cpu())  # [heads x head_dim, d_model], without a bias
-    values["w_o"] = torch.stack(w_o).unflatten(1, (parts.heads, parts.head_dim))
+        w_o[layer] = o_proj(eye) - o_proj(0 * eye)  # [heads x head_dim, d_model], without a bias
+    values["w_o"] = w_o.unflatten(1, (parts.heads, parts.head_dim))
     recording = Recording(encoded, trees, **values, delta=np.empty(0), logit=np.empty(0))
     final = torch.stack([recording.resid[-1, recording.path(i)[-1]] for i in range(len(prompts))])
     final = final.to(parts.device)  # [prompt, d_model]
