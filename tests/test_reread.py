@@ -409,7 +409,9 @@ def test_the_command_prints_and_writes_one_table(made, tmp_path, monkeypatch, ca
         read = pd.read_csv if out.suffix == ".csv" else pd.read_parquet
         norms = read(out).set_index("id")["value"]
         assert norms["norm_hybrid"] == 4 and np.isnan(norms["p_base"])
-        assert re.search(r"mean norm of the adapter, hybrid +4 +0.0725  no", capsys.readouterr().out)
+        printed = capsys.readouterr().out
+        assert re.search(r"mean norm of the adapter, hybrid +4 +0.0725  no", printed)
+        assert re.search(r"These differ from the book: .*norm_hybrid", printed)
     monkeypatch.setattr(sys, "argv", ["rewired", "reread", str(tmp_path / "nowhere")])
     with pytest.raises(SystemExit) as end:
         command_line.main()

@@ -30,7 +30,7 @@ SCENARIOS = ("CC_continue", "CC_temptation", "CD_punished", "DC_exploited", "DD_
 VARIANTS, LAYERS, HEADS = 3, 26, 8  # prompts a scenario; Gemma-2-2b's layers, and heads a layer
 PROMPTS = len(SCENARIOS) * VARIANTS
 COMPONENTS = LAYERS * (HEADS + 1)  # 208 names of heads and 26 MLPs
-RESTORE = "`git checkout -- .` in the clone restores a file, `git lfs pull` fetches one that is a pointer."
+RESTORE = "`git checkout -- .` in the clone restores it."
 
 
 class Absent(Exception):
@@ -134,7 +134,7 @@ class Clone:
         except OSError as error:
             raise RewiredError(f"The file {self.path(name)} cannot be read: {error.strerror}.") from None
         if text.startswith("version https://git-lfs"):
-            raise self.changed(name, "it is a pointer of Git LFS, and the file itself is expected")
+            raise self.changed(name, "it is a pointer of Git LFS, and the file itself is expected (`git lfs pull`)")
         return text
 
     def _numbers(self, name: str, column: str, values: pd.Series) -> pd.Series:

@@ -98,11 +98,11 @@ def report(table: pd.DataFrame, folder: str | Path) -> str:
         lines.append(shown.rstrip())
     for file, part in missing.groupby("file", sort=False):
         lines.append(f"not in the folder: {file}, which decides {', '.join(part['id'])}")
-    counts = table["agrees"].value_counts()
-    agree, differ = counts.get("yes", 0), counts.get("no", 0)
-    lines.append(
-        f"{len(there)} of {len(table)} numbers recomputed. Of those in the book, {agree} agree and {differ} differ."
-    )
+    differ = table.loc[table["agrees"] == "no", "id"]
+    count = f"{(table['agrees'] == 'yes').sum()} agree, {len(differ)} differ"
+    lines.append(f"{len(there)} of {len(table)} numbers recomputed. Of those in the book, {count}.")
+    if len(differ):
+        lines.append(f"These differ from the book: {', '.join(differ)}.")
     return "\n".join(lines)
 
 
