@@ -151,6 +151,9 @@ def test_a_chapter_runs(name, book):
     figures = book.results / "figures"
     drawn = sorted(file.stem for file in figures.glob(f"{name}_*.svg"))
     assert drawn == sorted(file.stem for file in figures.glob(f"{name}_*.png")) != []
+    for file in figures.glob(f"{name}_*.svg"):
+        smallest = re.search(r"smallest text: ([\d.]+) px of 342", file.read_text())
+        assert float(smallest[1]) >= 9, f"{file.name} has text that a telephone cannot show"
     made = set(glued(executed))
     prose = "\n\n".join(source(cell) for cell in executed["cells"] if cell["cell_type"] == "markdown")
     assert {key for document, key in pasted(prose) if not document} <= made
@@ -300,7 +303,9 @@ def test_verdicts_follow_the_runs_and_the_guard_the_adapters(book, profile, tmp_
     here = book.results
     before = judged(here)
     alone = before[before["here"] == claims.UNTESTED]
-    assert {"variants_separate", "pairs_beyond_runs", "similar"} <= set(alone.index), "one seed a variant is no yardstick"
+    assert {"variants_separate", "pairs_beyond_runs", "similar"} <= set(alone.index), (
+        "one seed a variant is no yardstick"
+    )
     assert alone["reason"].str.len().min() > 10 and before.loc["strategic_defects", "here"] != claims.UNTESTED
 
     other = book.copy(tmp_path)

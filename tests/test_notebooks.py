@@ -85,7 +85,6 @@ def test_a_chapter_has_its_parts(path):
     assert figures
     for key, body in figures:
         assert re.search(r":alt: .{40}", body), f"{key} in {path} has no alternative text"
-        assert "{glue:text}`made_by`" in body, f"{key} in {path} does not say what made it"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS)

@@ -1,6 +1,7 @@
 """Figures: what is drawn is what the frame says, the palette can be told apart, the same figure is the same bytes."""
 
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -253,6 +254,17 @@ def test_the_same_figure_is_the_same_bytes(tmp_path):
         assert (tmp_path / f"a/figure.{kind}").read_bytes() == (tmp_path / f"b/figure.{kind}").read_bytes()
 
 
+def test_a_file_says_how_small_its_text_is_on_a_telephone(tmp_path):
+    """A figure of twice 342 / 72 inches is halved there, and so is its text; empty texts do not count."""
+    figure = Figure(figsize=(9.5, 3))
+    figure.text(0, 0, "corner", fontsize=20)
+    figure.text(1, 1, "corner", fontsize=12, ha="right", va="top")
+    figure.text(0.5, 0.5, "", fontsize=1)
+    plots.save(figure, tmp_path, "figure")
+    shown = re.search(r"smallest text: ([\d.]+) px of 342", (tmp_path / "figure.svg").read_text())
+    assert float(shown[1]) == pytest.approx(6, abs=0.3)
+
+
 # How a colour looks without red (protan) or green (deutan) cones, in linear RGB; Machado et al. 2009, severity 1.
 SIGHT = {
     "full": np.eye(3),
@@ -290,3 +302,10 @@ def test_models_can_be_told_apart_without_colour():
 def test_tables_show_missing_numbers_as_a_dash():
     html = plots.table(pd.DataFrame({"a": [0.123, np.nan]})).data
     assert "0.12" in html and "–" in html and "NaN" not in html
+
+
+def test_tables_set_words_apart_from_numbers():
+    html = plots.table(pd.DataFrame({"a": ["one", "<b>two</b>", "3 of 4"], "b": [1.0, np.nan, 2.0]})).data
+    assert re.findall(r"<td([^>]*)>([^/]*)</", html) == [
+        (' class="words"', "one"), ("", "1.00"), (' class="words"', "<b>two"), ("", "–"), ("", "3 of 4"), ("", "2.00"),
+    ]  # fmt: skip

@@ -4,10 +4,13 @@ import json
 import re
 import shutil
 import sys
+from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,7 +52,11 @@ def stored_notebook() -> nbformat.NotebookNode:
         '<div class="rewired-scroll"><table class="rewired-table"><tr><th>a</th></tr><tr><td>1</td></tr></table></div>'
     )
     table = nbformat.v4.new_output("display_data", data={"text/html": page, "text/plain": "a 1"})
-    code = nbformat.v4.new_code_cell("glue('found', 'much')", outputs=[output, table], execution_count=1)
+    made = deepcopy(output)
+    made["metadata"]["scrapbook"]["name"] = "made_by"
+    made["data"]["application/papermill.record/text/plain"] = "'notebooks/study/one.ipynb, few 2'"
+    outputs = [output, made, table]
+    code = nbformat.v4.new_code_cell("glue('found', 'much')", outputs=outputs, execution_count=1)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# One\n\nText."), code], metadata=kernel)
 
@@ -103,6 +110,16 @@ def test_a_chapter_that_was_not_built_has_a_page(book):
     assert re.search(r'href="\.\./notebooks/motives/two\.html"', page) and re.search(r"much.*, and .*–", page)
 
 
+def test_a_page_says_how_it_was_made(book):
+    """At its end, once: what its notebook says of itself, the base with its hash, the commit, the libraries."""
+    page = (book[0] / "_build" / "html" / "notebooks" / "study" / "one.html").read_text()
+    assert len(re.findall("How this page was made", page)) == 1 and "one.ipynb, few 2" in page
+    chapter = SimpleNamespace(needs=["runs", "pairs"])
+    told = build_site.made(chapter, "ci")["source"]
+    assert "runs of seed 1;" in told and re.search(r"base models/pocket with the hash [0-9a-f]{16};", told)
+    assert f"torch {torch.__version__}" in told and re.search(r"commit (unknown|[0-9a-f]{7})", told)
+
+
 def test_pages_fetch_nothing_from_another_host(book):
     for page in (book[0] / "_build" / "html").rglob("*.html"):
         loads = re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=[\"'](https?:)?//[^\"']+", page.read_text())
@@ -147,6 +164,8 @@ BROKEN = """
 <script>console.error("boo"); fetch("https://example.org/x").catch(() => 0); nope();</script>
 <img src="no.png" alt=""><a href="nowhere.html">x</a><a href="#noplace">x</a><p style="color:#eee">faint</p>
 <div style="width:900px">wide</div><p class="math">x</p><pre>Traceback (most recent call last)</pre>
+<div class="rewired-scroll"><table class="rewired-table"><tr><td>row</td><td>answer</td><td><div style="width:2000px">x
+</div></td></tr></table></div>
 <div class="cell_input"><div class="highlight" style="width:300px"><pre>a_line_that_is_wider_than_its_cell_by_far = 1
 </pre></div></div></article>
 """
@@ -167,11 +186,13 @@ def test_the_browser_finds_nothing_and_then_everything(book):
             "formula not set",
             "code scrolls sideways: a_line_that_is_wider",
             "a traceback",
+            "intro.html (light, 1440 px): table is cut: row answer",
             "dead link book/nowhere.html",
             "intro.html#noplace",
         ),
     ):
         assert word in problems, word
+    assert "(dark, 390 px): table is cut" not in problems, "its answer is seen; the rest may be scrolled to"
 
 
 # --- house rules ---------------------------------------------------------------------------------------------------

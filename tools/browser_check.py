@@ -2,8 +2,9 @@
 
 Each page is loaded twice: in the light theme on a desk-wide screen, and in the dark theme at the width of a telephone.
 Reported are console errors and uncaught exceptions, requests that fail or go to another host, images that do not show,
-links to nowhere, a page wider than the screen, text too faint for its background, formulas that were not set, code that
-must be scrolled sideways on the wide screen, and tracebacks. Chromium is driven through its DevTools protocol.
+links to nowhere, a page wider than the screen, a table that is cut (on a telephone: its first two columns), text too
+faint for its background, formulas that were not set, code that must be scrolled sideways on the wide screen, and
+tracebacks. What is folded is opened first. Chromium is driven through its DevTools protocol.
 
     python tools/browser_check.py [_build/html]
 """
@@ -129,6 +130,7 @@ def seen(page: dict, theme: str) -> Iterator[str]:
         yield f"{page['wide']} px wider than the screen ({', '.join(page['culprits'])})"
     if theme == "light":  # on a telephone code may scroll
         yield from (f"code scrolls sideways: {text}" for text in page["scrolls"])
+    yield from (f"table is cut: {text}" for text in page["cut"])
     yield from (f"image does not show: {image}" for image in page["images"])
     yield from (f"faint text: {text}" for text in page["faint"])
     yield from (f"formula not set: {text}" for text in page["unset"])

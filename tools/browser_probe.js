@@ -14,6 +14,8 @@
   await wait(300);
 
   const article = document.querySelector("article.bd-article") || document.body;
+  for (const fold of article.querySelectorAll("details")) fold.open = true;
+  for (const fold of article.querySelectorAll(".toggle-hidden")) fold.classList.remove("toggle-hidden");
   const shown = (node) => node.getClientRects().length > 0;
   const name = (node) => [node.tagName.toLowerCase(), ...node.classList].join(".");
   const start = (text) => text.trim().slice(0, 40);
@@ -58,6 +60,15 @@
   const formulas = [...article.querySelectorAll(".math")].filter((node) => !node.querySelector("mjx-container"));
   const code = [...article.querySelectorAll("div.cell_input pre")].filter(shown);
   const scrolls = code.filter((node) => node.scrollWidth > node.clientWidth + 1);
+  // What a table answers stands beside the names of its rows: no reader has to scroll for it.
+  const cut = (table) => {
+    const box = table.closest(".rewired-scroll, .cell_output, .pst-scrollable-table-container") || article;
+    const edge = Math.min(box.getBoundingClientRect().right, document.documentElement.clientWidth);
+    const last = document.documentElement.clientWidth < 640 ? 2 : Infinity; // columns that must be seen
+    const cells = [...table.rows].flatMap((row) => [...row.cells].slice(0, last));
+    return cells.some((cell) => shown(cell) && cell.getBoundingClientRect().right > edge + 1);
+  };
+  const tables = [...article.querySelectorAll("table.rewired-table, table.rewired-verdicts")].filter(shown);
   return {
     theme: document.documentElement.dataset.theme,
     text: article.innerText,
@@ -68,6 +79,7 @@
     faint: [...faint],
     wide,
     scrolls: scrolls.map((node) => start(node.textContent)),
+    cut: tables.filter(cut).map((table) => start(table.innerText.replace(/\s+/g, " "))),
     culprits: culprits.slice(0, 3).map(name),
   };
 })(MIN_CONTRAST);

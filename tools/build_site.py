@@ -11,11 +11,14 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import registry
 import yaml
 
+import stale
+from rewired import profiles
 from rewired.profiles import ROOT
 from rewired.store import atomic_dir
 
@@ -34,9 +37,41 @@ def stage(executed: Path, folder: Path) -> None:
         place, notebook = folder / chapter.notebook, executed / f"{chapter.path}.ipynb"
         place.parent.mkdir(parents=True, exist_ok=True)
         if notebook.is_file():
-            shutil.copy(notebook, place)
+            content = json.loads(notebook.read_text())
+            if '"name": "made_by"' in notebook.read_text():
+                content["cells"].append(made(chapter, executed.parent.name))
+            place.write_text(json.dumps(content))
         else:
             place.write_text(json.dumps(stub(ROOT / chapter.notebook, prose)))
+
+
+LIBRARIES = ("torch", "transformers", "peft", "trl", "numpy", "pandas")
+
+
+def made(chapter: registry.Chapter, profile: str) -> dict:
+    """A chapter's last cell: what made the page, so that somebody else can make it again.
+
+    The commit is the one that the site is built from; every chapter whose code differs from it has run again."""
+    lines = ["{glue:text}`made_by`"]
+    if profile in profiles.known_profiles():
+        chosen = profiles.load(profile)
+        seeds = {"runs": chosen.training.seeds, "pairs": [chosen.patching.seed]}
+        lines += [f"{need} of seed {', '.join(map(str, seeds[need]))}" for need in chapter.needs if need in seeds]
+        base = [file for file in Path(chosen.model.path).glob("*") if file.is_file()]
+        lines.append(f"base {chosen.model.path}" + (f" with the hash {stale.file_hash(base)}" if base else ""))
+    lines.append(f"commit {commit()}")
+    lines += [f"{name} {version(name)}" for name in LIBRARIES]
+    text = "````{admonition} How this page was made\n:class: dropdown\n" + "; ".join(lines) + ".\n````"
+    return {"cell_type": "markdown", "id": "how-this-page-was-made", "metadata": {}, "source": text}
+
+
+def commit() -> str:
+    """The commit that stands in the folder, and whether anything was changed since; "unknown" without git."""
+    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=, with changes that are not committed"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def stub(stored: Path, prose: str) -> dict:

@@ -9,6 +9,7 @@ apart. Figures are drawn dark on a white card, which stays readable on a light p
 that they survive a telephone.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -20,6 +21,7 @@ from IPython.display import HTML, SVG
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from rewired.games import STATES
@@ -43,14 +45,18 @@ look = mpl.rc_context(LOOK)
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> SVG:
-    """Write ``folder/name.svg`` and ``.png``, the same bytes for the same figure, and return the picture to show."""
+    """Write ``folder/name.svg`` and ``.png``, the same bytes for the same figure, and return the picture to show.
+
+    The SVG's description says how small its smallest text is on a telephone, where pages show it 342 px wide."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(LOOK):
         figure.draw_without_rendering()  # laid out once, for both files
         figure.set_layout_engine("none")
         box = figure.get_tightbbox().padded(0.12)  # inches
-        for kind, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
+        points = min(text.get_fontsize() for text in figure.findobj(Text) if text.get_visible() and text.get_text())
+        about = {"Date": None, "Description": f"smallest text: {points * 342 / 72 / box.width:.1f} px of 342"}
+        for kind, options in (("svg", {"metadata": about}), ("png", {"dpi": 160})):
             with atomic_path(folder / f"{name}.{kind}") as path:
                 figure.savefig(path, format=kind, bbox_inches=box, **options)
     return SVG(data=(folder / f"{name}.svg").read_text())
@@ -59,10 +65,11 @@ def save(figure: Figure, folder: str | Path, name: str) -> SVG:
 def table(frame: pd.DataFrame, decimals: int = 2) -> HTML:
     """The frame as an HTML table without its index: numbers to ``decimals`` places, missing ones as a dash.
 
-    Cells that are text may hold HTML."""
+    Cells that are text may hold HTML. Put the column that answers second: a telephone shows the first two whole."""
     frame = frame.rename_axis(columns=None)
     number = f"{{:.{decimals}f}}".format
     text = frame.to_html(index=False, border=0, float_format=number, na_rep="–", classes="rewired-table", escape=False)
+    text = re.sub(r"<td>(?=[A-Za-z<])", '<td class="words">', text)  # the style sheet sets words left, numbers right
     return HTML(f'<div class="rewired-scroll" style="overflow-x:auto">{text}</div>')
 
 
@@ -338,7 +345,7 @@ def _name_cells(ax: Axes, cells: pd.DataFrame, row: str, column: str, across: in
     if shared and not ax.get_subplotspec().is_first_col():
         ax.tick_params(labelleft=False)  # the panel at the left names the same rows
     letters = max(len(line) for name in cells.columns for line in short(name).split("\n"))
-    if letters * len(x) * across > 46:  # about as many fit the figure's width
+    if letters * len(x) * across > 48:  # about as many fit the figure's width
         for tick in ax.get_xticklabels():
             tick.set(rotation=50, ha="right", rotation_mode="anchor")
     if not numbers:
