@@ -213,6 +213,9 @@ def test_the_chapter_on_training_tells_of_a_change_of_reward(book, tmp_path):
 # --- traps: their right numbers are the chapters' --------------------------------------------------------------------
 
 
+MERGED_IN = ("bfloat16", "4 bit")
+
+
 def right_numbers(table) -> dict[str, dict[str, tuple[float, float]]]:
     """{trap: {subject: (wrong or NaN where no table holds it, right)}} from the main chapters' tables alone."""
     decisions, votes, patches = table("decisions"), table("attribution"), table("patching")
@@ -222,7 +225,9 @@ def right_numbers(table) -> dict[str, dict[str, tuple[float, float]]]:
         p=("p_defect", "mean"),
     )
     due = {"position": {m: (r.wrong, r.right) for m, r in mean.iterrows()}}
-    due["merge"] = {m: (np.nan, p) for m, p in mean["p"].items() if m != "base"}
+    due["merge"] = {
+        f"{m} in {precision}": (np.nan, p) for m, p in mean["p"].items() if m != "base" for precision in MERGED_IN
+    }
     heads = votes[votes["kind"] == "head"].groupby(["model", "layer", "component"])["contribution"].mean()
     loudest = [heads[m].abs().idxmax() for m in mean.index]
     due["heads"] = {f"{c} of the {m} model": (heads[m, layer].mean(), heads[m, layer, c])
@@ -238,6 +243,9 @@ def right_numbers(table) -> dict[str, dict[str, tuple[float, float]]]:
     due["copies"] = {r.row: (np.nan, r[-1]) for r in table("attention_tests")[["row", "p, adjusted"]].itertuples()}
     shares, likeness = table("interactions_shares"), table("weights_likeness")
     shares = shares[(shares["threshold"] == 0.3) & (shares["a"] == "deontological") & (shares["b"] == "utilitarian")]
+    recipe = table("interactions_recipe").assign(measure="the study's, on its prompts")
+    shares = pd.concat([shares, recipe[recipe["threshold"] == 0.3]])
+    shares["measure"] = shares["measure"].replace("vote", "contribution")
     due["threshold"] = {
         f"relabelled models ({r.measure})": (r.share, max(r.share - r.null, 0)) for r in shares.itertuples()
     }

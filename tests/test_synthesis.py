@@ -83,6 +83,18 @@ def test_a_planted_difference_passes_rule_7_and_a_scatter_does_not():
     assert not with_rule(distances(planted(0.0, (0.5, 1.0, 2.0))))["differ"].any()
 
 
+def test_false_verdicts_are_rule_7_on_alike_variants():
+    false_verdicts = taught("false_verdicts")
+    drawn = np.random.default_rng(0).normal(size=(60, 6, 4))
+    columns = pd.MultiIndex.from_product([["a", "b"], range(3)])
+    said = []
+    for values in drawn:
+        table = runs.pairs(distances(pd.DataFrame(values.T, columns=columns)))
+        said.append(runs.differ(table)["differ"].iloc[0])
+    assert false_verdicts(3, 4, repeats=60) == pytest.approx(np.mean(said))
+    assert 0 < false_verdicts(3, 3) <= 1 / 10 < false_verdicts(2, 3) <= 1 / 3
+
+
 def test_without_runs_of_one_variant_there_is_no_ratio():
     matrix = distances(random_values(seeds=1))
     table = taught("with_rule")(matrix)

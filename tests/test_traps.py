@@ -186,6 +186,70 @@ def test_what_survives_by_brute_force(folder):
     assert gone["cosine"] == 0 and gone["unchanged"] == 1
 
 
+# --- four bits -------------------------------------------------------------------------------------------------------
+
+
+def nearest_level(weight: torch.Tensor, block: int = 64) -> torch.Tensor:
+    """Block by block and number by number: the level that is nearest, times the block's largest number."""
+    flat, kept = weight.flatten().double().tolist(), []
+    levels = cell("NF4").double().tolist()
+    for start in range(0, len(flat), block):
+        part = flat[start : start + block]
+        absmax = max(max(map(abs, part)), 1e-30)
+        kept += [min(levels, key=lambda level, x=x: abs(level - x / absmax)) * absmax for x in part]
+    return torch.tensor(kept, dtype=weight.dtype).reshape(weight.shape)
+
+
+def test_levels_are_those_of_nf4():
+    """The values printed in Dettmers et al. (2023), appendix E."""
+    printed = [-1.0, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0.0]
+    printed += [0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626, 0.7230, 1.0]
+    assert cell("NF4").tolist() == pytest.approx(printed, abs=1e-4)
+
+
+def test_four_bits_against_brute_force():
+    four_bit = cell("four_bit")
+    weight = torch.randn((5, 30), generator=torch.Generator().manual_seed(0))  # the last block is not full
+    assert torch.allclose(four_bit(weight), nearest_level(weight))
+    assert four_bit(weight.bfloat16()).dtype == torch.bfloat16
+    blocks = torch.randn((8, 64), generator=torch.Generator().manual_seed(1))
+    widest = cell("NF4").diff().max() / 2  # half of the widest gap, in units of a block's largest number
+    off = (four_bit(blocks) - blocks).abs().amax(dim=1) / blocks.abs().amax(dim=1)
+    assert (off <= widest + 1e-6).all() and off.max() > widest / 2
+    assert torch.equal(four_bit(torch.zeros(3, 64)), torch.zeros(3, 64))
+
+
+def test_planted_levels_survive_and_small_updates_do_not():
+    four_bit, levels = cell("four_bit"), cell("NF4")
+    planted = torch.stack([levels.repeat(4), 3 * levels.repeat(4), -0.1 * levels.flip(0).repeat(4)])
+    planted[2] = 0.1 * levels.roll(5).repeat(4)
+    assert torch.allclose(four_bit(planted), planted, atol=1e-7), "every level comes back as it is"
+    inner = planted.abs() < planted.abs().amax(dim=1, keepdim=True)  # the largest number is the block's scale
+    small = 0.4 * levels.diff().min() * planted.abs().amax(dim=1, keepdim=True) * inner
+    assert torch.allclose(four_bit(planted + small), planted, atol=1e-7), "less than half a step is lost"
+    large = 0.6 * levels.diff().max() * planted.abs().amax(dim=1, keepdim=True)
+    moved = four_bit(planted + large * inner) != planted
+    assert moved[inner].float().mean() > 0.9
+
+
+def test_merging_into_four_bits_loses_what_apart_keeps(folder):
+    """An update that bfloat16 keeps and four bits do not: the merged model is the base."""
+    model, _ = adapted(folder, 0.002)
+    found, four_bit, surviving = weights.updates(model), cell("four_bit"), cell("surviving")
+    coarse = surviving(model, found, torch.float32, 1, four_bit)
+    assert coarse["cosine"] < 0.3 < 0.8 < surviving(model, found, torch.bfloat16)["cosine"]
+    base = Gemma2ForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    for place in found:
+        weight = weights.weight_of(base, *place)
+        weight.data = four_bit(weight.data)
+    before = {place: weights.weight_of(base, *place).clone() for place in found}
+    with cell("merged")(base, found, four_bit):
+        for place, update in found.items():
+            due = four_bit(before[place] + update.scale * update.B.detach() @ update.A.detach())
+            assert torch.equal(weights.weight_of(base, *place), due)
+    assert all(torch.equal(weights.weight_of(base, *place), before[place]) for place in found)
+
+
 # --- the wrong position ----------------------------------------------------------------------------------------------
 
 
