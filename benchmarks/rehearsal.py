@@ -36,6 +36,7 @@ class Job:
     """One process: its arguments after ``python -m rewired``, the jobs it waits for, the GPU memory it declares."""
 
     name: str
+    kind: str  # grow, run, pair or chapter
     words: list[str]
     after: list[str] = field(default_factory=list)
     gpu_mem_mb: int = 0
@@ -51,24 +52,25 @@ def jobs(profile: profiles.Profile, name: str, overrides: list[str], out: Path, 
     seed, memory = profile.patching.seed, profile.gpu_mem_mb
     common = ["-p", f"profile={name}", "-p", f"overrides={json.dumps(overrides)}"]
 
-    def notebook(path: str, to: str, after: list[str], megabytes: int, **parameters) -> Job:
+    def notebook(path: str, to: str, kind: str, after: list[str], **parameters) -> Job:
         words = ["run-notebook", f"notebooks/{path}.ipynb", "--here", "--out", str(out / "notebooks" / f"{to}.ipynb")]
         for key, value in parameters.items():
             words += ["-p", f"{key}={json.dumps(value)}"]
-        return Job(to.rpartition("/")[2], [*words, *common], after, megabytes)
+        megabytes = {"run": memory.train, "pair": memory.pair, "chapter": memory.chapter}[kind]
+        return Job(to.rpartition("/")[2], kind, [*words, *common], after, megabytes)
 
-    grown = Job("grow", ["grow", "--like", profile.model.like or "", profile.model.path])
+    grown = Job("grow", "grow", ["grow", "--like", profile.model.like or "", profile.model.path])
     if "--tiny" in sys.argv:
         grown.words = ["grow", "--layers", "9", "--width", "144", "--dtype", "float32", profile.model.path]
     listed = [grown]
     runs = {variant: f"{variant}-{seed}" for variant in profile.training.variants}
     for variant, run in runs.items():
-        listed.append(notebook("runs/train", run, ["grow"], memory.train, variant=variant, seed=seed))
+        listed.append(notebook("runs/train", run, "run", ["grow"], variant=variant, seed=seed))
     pairs = []
     for source, target in profile.patching.pairs:
         to, ends = f"{runs[source]}-to-{runs[target]}", {"source": source, "target": target}
         seeds = {"source_seed": seed, "target_seed": seed}
-        listed.append(notebook("runs/patch_pair", to, [runs[source], runs[target]], memory.pair, **ends, **seeds))
+        listed.append(notebook("runs/patch_pair", to, "pair", [runs[source], runs[target]], **ends, **seeds))
         pairs.append(to)
     chapters = registry.chapters(ROOT)
     for chapter in chapters.values():
@@ -80,7 +82,7 @@ def jobs(profile: profiles.Profile, name: str, overrides: list[str], out: Path, 
             *(pairs if "pairs" in chapter.needs else ()),
         ]
         given = (chapter.ci if profile.quick else {}) | profile.chapters.get(chapter.name, {})
-        listed.append(notebook(chapter.path, chapter.path, after, memory.chapter, **given))
+        listed.append(notebook(chapter.path, chapter.path, "chapter", after, **given))
     return [job for job in listed if re.search(only, job.name)] if only else listed
 
 
@@ -146,12 +148,30 @@ def work(listed: list[Job], out: Path, card: float, seconds: float, within: floa
         time.sleep(0.2)
 
 
+def report(listed: list[Job], out: Path) -> int:
+    """Print one line a job and write ``summary.json``; how many passed."""
+    ran = [job for job in listed if job.process]
+    first = min(job.began for job in ran)
+    print(f"{'step':44s} {'began':>6s} {'took':>6s} {'GiB':>6s} {'taken':>6s}  result")
+    for job in listed:
+        peak = "{:6.1f} {:6.1f}".format(*job.peak) if job.peak else f"{'':13s}"
+        print(f"{job.name:44s} {max(0, job.began - first):6.0f} {job.took:6.0f} {peak}  {job.result}")
+    last = [job for job in ran if job.kind in ("pair", "chapter")]
+    span = max(job.began + job.took for job in last) - min(job.began for job in last) if last else 0.0
+    steps = [{"name": job.name, "kind": job.kind, "took": job.took, "peak": job.peak} for job in ran]
+    (out / "summary.json").write_text(json.dumps({"pairs_and_chapters": span, "steps": steps}, indent=1))
+    return sum(job.result == "pass" for job in listed)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--out", type=Path, default=Path("results/rehearsal-run"), help="folder for everything it makes"
     )
     parser.add_argument("--tiny", action="store_true", help="a small growth, little training: on a CPU")
+    parser.add_argument(
+        "--full", action="store_true", help="chapters and pairs with all prompts and default parameters"
+    )
     parser.add_argument("--only", default="", help="a regular expression: run only jobs of these names")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the profile")
     parser.add_argument("--seconds", type=float, default=300, help="that a job may take")
@@ -160,16 +180,13 @@ def main() -> int:
     out = chosen.out.resolve()
     (out / "logs").mkdir(parents=True, exist_ok=True)
     tiny = [f"{key}={value}" for key, value in TINY.items()] if chosen.tiny else []
-    overrides = [f"model.path={out / 'grown'}", *tiny, *chosen.set]
+    full = ["quick=false", "patching.per_scenario=12", "patching.circuits=16"] if chosen.full else []
+    overrides = [f"model.path={out / 'grown'}", *tiny, *full, *chosen.set]
     profile, card, began = profiles.load("rehearsal", overrides), card_mb(), time.perf_counter()
     listed = jobs(profile, "rehearsal", overrides, out, chosen.only)
     work(listed, out, card, chosen.seconds, float("inf") if chosen.tiny else chosen.within)
-    first = min(job.began for job in listed if job.process)
-    print(f"{'step':44s} {'began':>6s} {'took':>6s} {'GiB':>6s} {'taken':>6s}  result")
-    for job in listed:
-        peak = "{:6.1f} {:6.1f}".format(*job.peak) if job.peak else f"{'':13s}"
-        print(f"{job.name:44s} {max(0, job.began - first):6.0f} {job.took:6.0f} {peak}  {job.result}")
-    whole, passed = time.perf_counter() - began, sum(job.result == "pass" for job in listed)
+    passed = report(listed, out)
+    whole = time.perf_counter() - began
     print(f"{passed} of {len(listed)} steps passed in {whole:.0f} s; card {card / 1e3:.0f} GB, {os.cpu_count()} cores")
     return int(passed < len(listed))
 
