@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from replication import quotes
+from replication import files, quotes
 from rewired import claims
 from rewired.claims import ARTEFACT, HOLDS, MISSED, NO, NOT, SIZE, UNTESTED, YES, Rule
 from rewired.errors import RewiredError
@@ -255,3 +255,22 @@ def test_the_page_says_which_model_it_decides_about():
     assert "decides nothing about Gemma-2-2b-it" in about("models/pocket")
     gemma = about("google/gemma-2-2b-it")
     assert "bears on the study's claims" in gemma and "nothing" not in gemma and "trained anew" in gemma
+
+
+# --- the study's files -----------------------------------------------------------------------------------------------
+
+
+def test_what_the_studys_files_say_is_filled_in_and_checked(tmp_path):
+    file = tmp_path / "study_files.yaml"
+    content = {"numbers": {"flips": {"value": 0}}, "claims": {"toy": {"says": "bear it out", "text": "{flips} flips."}}}
+    file.write_text(yaml.safe_dump(content))
+    assert files.answers(["toy"], file).iloc[0].tolist() == ["toy", "bear it out", "0 flips."]
+    with pytest.raises(RewiredError, match="no answer for claim 'other'"):
+        files.answers(["other"], file)
+    for key, value, word in [("says", "bears it out", "Did you mean 'bear it out'"), ("text", "{flop}", "'flop'")]:
+        changed = {**content, "claims": {"toy": {**content["claims"]["toy"], key: value}}}
+        file.write_text(yaml.safe_dump(changed))
+        with pytest.raises(RewiredError, match=word):
+            files.answers(["toy"], file)
+    with pytest.raises(RewiredError, match="git checkout"):
+        files.answers(["toy"], tmp_path / "none.yaml")
