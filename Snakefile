@@ -30,7 +30,7 @@ RUNS = [f"{variant}-{seed}" for variant in P.training.variants for seed in P.tra
 os.environ["REWIRED_PROFILE"] = str(config.get("profile", "pocket"))
 os.environ["REWIRED_OVERRIDES"] = json.dumps(config.get("overrides", []))
 RUN = (
-    "python -m rewired run-notebook {input.notebook} --out {output.notebook} "
+    "-- python -m rewired run-notebook {input.notebook} --out {output.notebook} "
     '-p "profile=$REWIRED_PROFILE" -p "overrides=$REWIRED_OVERRIDES"'
 )
 
@@ -59,6 +59,14 @@ TRAIN_KEYS = stale.keys(P, stale.reads([ROOT / TRAIN], ROOT) - {"training.varian
 PAIR_KEYS = stale.keys(
     P, stale.reads([ROOT / PAIR], ROOT) - {"training.variants", "training.seeds", "patching.pairs", "patching.seed"}
 )
+
+
+def asked(kind):
+    """What a job of this kind asks of its machine: minutes, MB of memory, and a card with MB of its if it uses one."""
+    takes = json.loads(os.environ.get("REWIRED_GPU_MEM", "null")) or P.gpu_mem_mb.model_dump()
+    card = takes[kind] if P.model.device != "cpu" else 0
+    needs = {"mem_mb": getattr(P.mem_mb, kind), "runtime": getattr(P.runtime, kind)}
+    return needs | ({"gpu": 1, "gpu_mem_mb": card} if card else {})
 
 
 def tables(names):
@@ -94,7 +102,8 @@ rule train:
         profile=TRAIN_KEYS,
         code=lambda wildcards: stale.code_hash([ROOT / TRAIN], ROOT, rewards=[wildcards.variant, *FIRST]),
     threads: P.threads
-    shell: RUN + " -p variant={wildcards.variant} -p seed={wildcards.seed}"
+    resources: **asked("train")
+    shell: "python tools/cards.py train " + RUN + " -p variant={wildcards.variant} -p seed={wildcards.seed}"
 
 
 rule patch_pair:
@@ -112,8 +121,9 @@ rule patch_pair:
         profile=PAIR_KEYS,
         code=stale.code_hash([ROOT / PAIR], ROOT),
     threads: P.threads
+    resources: **asked("pair")
     shell:
-        RUN + " -p source={wildcards.source} -p source_seed={wildcards.source_seed}"
+        "python tools/cards.py pair " + RUN + " -p source={wildcards.source} -p source_seed={wildcards.source_seed}"
         " -p target={wildcards.target} -p target_seed={wildcards.target_seed}"
 
 
@@ -135,7 +145,8 @@ for chapter in CHAPTERS.values():
             code=stale.code_hash([ROOT / chapter.notebook], ROOT),
             given=given(chapter),
         threads: P.threads
-        shell: RUN + " {params.given}"
+        resources: **asked("chapter")
+        shell: "python tools/cards.py chapter " + RUN + " {params.given}"
 
 
 rule site:
@@ -145,10 +156,12 @@ rule site:
         settings=["_config.yml", "_toc.yml", "tools/build_site.py", "tools/registry.py"],
     output: "_build/html/.built"  # a mark, so that the old pages stand until the new ones take their place
     params: name=P.name
+    resources: mem_mb=4000, runtime=30
     shell: f"python tools/build_site.py {R}/notebooks"
 
 
 rule pocket_base:
     """The shipped base made anew, as a check of its recipe: two hours, into results/base."""
     output: directory("results/base")
+    resources: mem_mb=4000, runtime=600
     shell: "python -m corpora.pocket rebuild --out {output}"

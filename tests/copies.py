@@ -10,7 +10,7 @@ from chapters import ROOT
 
 # The jobs' `python -m rewired` starts with the package; there `sys.argv[0]` is "-m", and nothing else is imported.
 STAND_IN = """
-import json, sys
+import json, os, sys, time
 from pathlib import Path
 
 def stand_in(arguments):
@@ -34,6 +34,10 @@ def stand_in(arguments):
     title = "".join(stored["cells"][0]["source"]).splitlines()[0]
     cell = {"cell_type": "markdown", "id": "title", "metadata": {}, "source": title}
     out.write_text(json.dumps(stored | {"cells": [cell]}))
+    begun = time.time()
+    time.sleep(float(os.environ.get("STAND_IN_SECONDS", 0)))
+    with open("times.txt", "a") as log:
+        log.write(f"{notebook.stem} {os.environ.get('CUDA_VISIBLE_DEVICES')} {begun} {time.time()}\\n")
     with open("ran.txt", "a") as log:
         log.write(" ".join([out.stem, *(a for a in arguments[4:] if a != "-p")]) + "\\n")
 
@@ -64,10 +68,12 @@ def command(folder: Path, *options: str) -> dict:
     return {"args": words, "cwd": folder, "env": {**environment, "PYTHONPATH": str(folder / "lib")}}
 
 
-def built(folder: Path, *options: str) -> set[str]:
+def built(folder: Path, *options: str, **environment: str) -> set[str]:
     """Build, and say which notebooks the stand-in executed."""
     (folder / "ran.txt").unlink(missing_ok=True)
-    done = subprocess.run(**command(folder, *options), capture_output=True, text=True)
+    called = command(folder, *options)
+    called["env"] |= environment
+    done = subprocess.run(**called, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return {line.split()[0] for line in ran(folder)}
 

@@ -15,6 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import cards
 import registry
 from snakemake import cli as snakemake
 
@@ -51,6 +52,25 @@ def check(profile: profiles.Profile) -> None:
             raise choice("wording", wording, prompts.WORDINGS)
 
 
+def hand_on_cards(profile: profiles.Profile) -> list[int]:
+    """The cards that jobs may use, handed on to them with what each kind of job takes (see tools/cards.py).
+
+    Raises RewiredError for a kind that declares more than any card has."""
+    found = json.loads(os.environ.get("REWIRED_CARDS", "null")) or cards.here()
+    found = [] if profile.model.device == "cpu" else found
+    takes = profile.gpu_mem_mb.model_dump()
+    for kind, need in takes.items():
+        if found and need > max(found):
+            raise RewiredError(
+                f"gpu_mem_mb.{kind} of profile {profile.name!r} is {need}, but no card of this machine has more than "
+                f"{max(found)} MB. Use a larger card, or lower it if the job really needs less."
+            )
+    if found and not profile.share_gpu:  # a card is one place, and a job takes it
+        found, takes = [1] * len(found), dict.fromkeys(takes, 1)
+    os.environ.update(REWIRED_CARDS=json.dumps(found), REWIRED_GPU_MEM=json.dumps(takes))
+    return found
+
+
 def own_the_folder() -> int:
     """Hold the build lock; waits, and says so, while another build runs here."""
     handle = os.open(ROOT / ".rewired.lock", os.O_RDWR | os.O_CREAT)
@@ -62,23 +82,11 @@ def own_the_folder() -> int:
     return handle
 
 
-def works(process: int) -> bool:
-    """Whether a process with that number is alive; one that was killed but not yet buried is not."""
-    try:
-        os.kill(process, 0)
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's process, or a system without /proc
-        return True
-    return state != "Z"
-
-
 def sweep() -> None:
     """Remove temporary files and folders (``.name.partial-<process>``) whose process is gone."""
     for folder in (ROOT / "results", ROOT / "_build"):
         for left in sorted(folder.rglob(".*.partial-*"), reverse=True):
-            if not works(int(re.search(r"partial-(\d+)", left.name)[1])):
+            if not cards.works(int(re.search(r"partial-(\d+)", left.name)[1])):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
@@ -101,7 +109,9 @@ def main() -> int:
     chosen, more = parser.parse_known_args()
     overrides, parts = shlex.split(chosen.set), chosen.parts.split()
     try:
-        check(profiles.load(chosen.profile, overrides))
+        profile = profiles.load(chosen.profile, overrides)
+        check(profile)
+        found = hand_on_cards(profile)
         registry.chosen(registry.chapters(ROOT), parts)
     except RewiredError as error:
         print(error, file=sys.stderr)
@@ -111,6 +121,7 @@ def main() -> int:
     status = run_snakemake(
         *("--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT), "--cores", chosen.cores),
         *("--nolock", "--rerun-incomplete", "--quiet", "rules", "host", *more),
+        *(("--resources", f"gpu_mem_mb={sum(found)}") if found else ()),
         *("--config", f"profile={chosen.profile}", f"overrides={json.dumps(overrides)}", f"parts={json.dumps(parts)}"),
         *("--", *chosen.snakemake),
     )

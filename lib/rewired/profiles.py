@@ -111,7 +111,7 @@ class Patching(Section):
     circuits: int = Field(default=16, gt=0)  # the strongest components, from which small circuits are built
 
 
-class GpuMemory(Section):
+class PerJob(Section):
     train: int = Field(default=0, ge=0)  # one training run
     pair: int = Field(default=0, ge=0)  # one patched pair
     chapter: int = Field(default=0, ge=0)
@@ -129,7 +129,10 @@ class Profile(Section):
     training: Training
     decisions: Decisions = Decisions()
     patching: Patching = Patching()
-    gpu_mem_mb: GpuMemory = GpuMemory()  # that a job takes of a card: as many run at once as fit
+    gpu_mem_mb: PerJob = PerJob()  # that a job takes of a card: as many run at once as fit
+    share_gpu: bool = True  # or every job has a card for itself
+    mem_mb: PerJob = PerJob(train=4000, pair=4000, chapter=4000)  # a cluster is asked for these two
+    runtime: PerJob = PerJob(train=120, pair=120, chapter=120)  # minutes
     chapters: dict[str, dict[str, Any]] = {}  # parameters for a chapter, {pocket: {questions: 40}}, above quick ones
 
 
