@@ -41,6 +41,7 @@ def by_variant(clone: Clone) -> pd.DataFrame:
     clone.expect(BY_VARIANT, "scenario", table["scenario"], SCENARIOS)
     if table.duplicated(["model_id", "scenario", "variant"]).any():
         raise clone.changed(BY_VARIANT, "a model, scenario and variant stand there twice")
+    # What follows from other columns must follow: a number changed by hand is noticed.
     two_way = 1 / (1 + np.exp(-table[SEQUENCE]))
     if (two_way - table["seq_p_action2"]).abs().max() > 1e-6:
         raise clone.changed(BY_VARIANT, f"seq_p_action2 is not the two-way softmax of {SEQUENCE}")
@@ -71,9 +72,11 @@ def decisions(clone: Clone) -> Iterator[Number]:
         yield f"p_{name}", p[model].mean(), ""
         for scenario in SCENARIOS:
             yield f"p_{name}_{scenario}", p.loc[scenario, model], ""
+    # The three scenarios in which the other is shown to have cooperated, and the two others.
     hybrid = p["PT4_COREDe"]
     yield "p_hybrid_after_c", hybrid[["CC_continue", "CC_temptation", "DC_exploited"]].mean(), ""
     yield "p_hybrid_after_d", hybrid[["CD_punished", "DD_trapped"]].mean(), ""
+    # "CC_temptation showed the strongest cooperation and DC_exploited the weakest": in how many models?
     extremes = (p.idxmin() == "CC_temptation") & (p.idxmax() == "DC_exploited")
     yield "extremes", extremes.sum(), f"of {len(p.columns)} models"
     punished = p.loc["CD_punished", TRAINED].sort_values()
@@ -96,6 +99,7 @@ def copies(clone: Clone) -> Iterator[Number]:
     p = table.pivot(index=["model_id", "scenario"], columns="variant", values="seq_p_action2")
     yield "copies", (p[0] == p[1]).sum(), f"of {len(p)} models and scenarios have equal variants 0 and 1"
     by_prompt = table.pivot(index=["scenario", "variant"], columns="model_id", values=SEQUENCE)
+    # A prompt on which every model answers exactly as on an earlier one is a copy of it.
     distinct = by_prompt[~by_prompt.duplicated()]  # [prompt, model]
     yield "distinct_prompts", len(distinct), f"of {len(by_prompt)}"
     yield "wording_flips", ((p > 0.5).nunique(axis=1) > 1).sum(), f"of {len(p)} models and scenarios"
@@ -148,6 +152,7 @@ def sampled(clone: Clone) -> Iterator[Number]:
     rates = table.groupby("model_id")["sampled_action2_rate"].mean()
     for model in TRAINED:
         yield f"sampled_{NAMES[model]}", rates[model], ""
+    # All sixty intervals hold together with 95 %.
     low, high = binomial_interval(table["n_action2"], table["n_known"], family=len(table))
     inside = table["seq_p_action2"].between(low, high)
     yield "agree_interval", inside.sum(), f"of {len(table)} predictions lie in the simultaneous interval"
@@ -249,6 +254,7 @@ def reciprocity(clone: Clone, model: str) -> Iterator[Number]:
     table = clone.csv(name, [], words, rows=TURNS)
     defects = moves(table["response (after) - moral"]) == "D"
     shown = table["query_morality"].str.extract(r"they played\s+(action[12])", expand=False).fillna("")
+    # The model can answer only the move that its question names; the study's column holds another one.
     readings = {"displayed": moves(shown), "concurrent": moves(table[concurrent])}
     for reading, move in readings.items():
         for letter in "CD":

@@ -46,7 +46,7 @@ class Clone:
             kind = "is a file" if self.folder.exists() else "does not exist"
             raise RewiredError(f"The folder {self.folder} {kind}. Give a clone of the study's repository: {_how()}.")
         if self.folder.resolve().name in (OUTPUTS, "results"):
-            self.folder = self.folder.resolve().parent  # one step too deep
+            self.folder = self.folder.resolve().parent  # one step too deep is forgiven
         if not any((self.folder / name).is_dir() for name in (OUTPUTS, "results")):
             raise RewiredError(
                 f"The folder {self.folder} holds no file of the study: a clone of its repository has the folders "
@@ -56,6 +56,7 @@ class Clone:
     def path(self, name: str) -> Path:
         """The file of that name, or the first that fits a name with a star. Raises Absent where there is none."""
         found = sorted(self.folder.glob(name)) if "*" in name else [self.folder / name]
+        # The first that is a file; a folder of that name does not count.
         for file in found:
             if file.is_file():
                 return file
@@ -133,12 +134,14 @@ class Clone:
             raise self.changed(name, "it is not text") from None
         except OSError as error:
             raise RewiredError(f"The file {self.path(name)} cannot be read: {error.strerror}.") from None
+        # A clone without the LFS extension holds three lines in the place of a large file.
         if text.startswith("version https://git-lfs"):
             raise self.changed(name, "it is a pointer of Git LFS, and the file itself is expected (`git lfs pull`)")
         return text
 
     def _numbers(self, name: str, column: str, values: pd.Series) -> pd.Series:
         """The column as floats; True and False count as 1 and 0."""
+        # Everything was read as text, so that a damaged number is seen and not guessed.
         numbers = pd.to_numeric(values.replace({"True": "1", "False": "0"}), errors="coerce")
         if not np.isfinite(numbers).all():
             bad = values[~np.isfinite(numbers)].iloc[0]

@@ -50,6 +50,7 @@ def lens(clone: Clone) -> Iterator[Number]:
     for layer in (16, 17, 18, 22, 25):
         yield f"lens_gap_{layer}", apart[layer], "strategic and deontological, largest over scenarios"
     yield "lens_gap_before_16", apart[:16].max(), f"layer {apart[:16].argmax()}"
+    # The course in the study's own words: toward cooperation, "drift toward neutral", "drift back toward Cooperate".
     early, middle, late = courses[..., :6].mean(-1), courses[..., 6:16].mean(-1), courses[..., 16:].mean(-1)
     described = (early < 0) & (middle > early) & (late < middle)
     yield "lens_described", described.sum(), f"of {described.size} courses"
@@ -76,6 +77,7 @@ def loudest(clone: Clone) -> Iterator[Number]:
         yield f"dla_l{layer}_low", of_models.min(), f"L{layer}_MLP, over models"
         yield f"dla_l{layer}_high", of_models.max(), f"L{layer}_MLP, over models"
     sizes = votes.abs()
+    # Dominance is asked against the next loudest component, and against the typical one as the study did.
     pair = sizes.loc[["L8_MLP", "L9_MLP"]].min()  # [model]
     others = sizes.drop(index=["L8_MLP", "L9_MLP"])
     ratio, typical = pair / others.max(), pair / others.median()
@@ -118,10 +120,12 @@ def attribution(clone: Clone) -> Iterator[Number]:
         place = sorted(distance, key=distance.__getitem__).index(("PT3_COREDe", "PT3_COREUt")) + 1
         nearest = " and ".join(NAMES[model] for model in min(distance, key=distance.__getitem__))
         yield f"dla_morals_place{suffix}", place, f"of {len(distance)} pairs; the closest: {nearest}"
+    # Eight heads with one value are one measurement.
     heads = table[table["component"].isin(HEAD_LABELS)]
     site = sites(heads["component"])
     values = heads.groupby(["model", "scenario", "variant", site])["contribution"].nunique()
     yield "dla_equal_heads", (values == 1).sum(), f"of {len(values)} layers, prompts and models"
+    # If attribution adds up, the contributions of a prompt sum to the difference of its logits.
     strategic = table[table["model"] == "PT2_COREDe"].groupby(["scenario", "variant"])
     yield "dla_sum", strategic["contribution"].sum().mean(), "strategic, mean over prompts"
     yield "dla_sum_due", strategic["final_delta_legacy"].first().mean(), "strategic, the difference of logits"
@@ -141,6 +145,7 @@ def attention(clone: Clone) -> Iterator[Number]:
         differences.append((one - other).abs().mean())
         yield f"attention_{kind}_deontological", one.mean(), ""
         yield f"attention_{kind}_utilitarian", other.mean(), ""
+        # Action words were never matched, so their attention is zero and has no ratio.
         if other.mean():
             yield f"attention_{kind}_ratio", one.mean() / other.mean() - 1, "deontological over utilitarian, less one"
     higher = table["Deontological_payoff_attn"] > table["Utilitarian_payoff_attn"]

@@ -52,6 +52,7 @@ def patches(clone: Clone, experiment: str) -> pd.DataFrame:
     table["variant"] = table.groupby(["scenario", "component"]).cumcount()
     if table["variant"].max() >= VARIANTS:
         raise clone.changed(name, "a scenario and component stand there more than three times")
+    # What follows from other columns must follow: a number changed by hand is noticed.
     if (table["patched_delta"] - table["baseline_delta"] - table["delta_change"]).abs().max() > 1e-6:
         raise clone.changed(name, "delta_change is not patched_delta less baseline_delta")
     changed_sign = (table["patched_delta"] > 0) != (table["baseline_delta"] > 0)
@@ -95,6 +96,7 @@ def all_sweeps(clone: Clone) -> Iterator[Number]:
     there = "" if len(tables) == len(EXPERIMENTS) else f"{len(tables)} of {len(EXPERIMENTS)} files: {', '.join(tables)}"
     yield "patch_rows", len(together), there
     yield "patch_flips", together["action_flipped"].sum(), there
+    # A decision that hangs by a hair proves little either way.
     decided = together["baseline_delta"].abs() > 1
     yield "patch_decided", decided.sum(), there
     yield "patch_decided_flips", together.loc[decided, "action_flipped"].sum(), there
@@ -117,6 +119,7 @@ def asymmetry(clone: Clone) -> Iterator[Number]:
     other = back.groupby("component")["delta_change"].mean()
     yield "asymmetric", ((one - other).abs() > 0.01).mean(), "share of 234 names that differ by more than 0.01"
     yield "opposite", (one * other < 0).mean(), "share of 234 names with effects of opposite signs"
+    # The components that the study names as most asymmetric.
     by_site = [table.groupby("site")["delta_change"].mean() for table in (there, back)]
     ranks = (by_site[0] - by_site[1]).abs().rank(ascending=False)
     for site in ("L25_ATTN", "L13_ATTN", "L6_MLP"):
@@ -126,6 +129,7 @@ def asymmetry(clone: Clone) -> Iterator[Number]:
     places = effect.rank(ascending=False)
     for scenario in SCENARIOS:
         yield f"scenario_{scenario}", effect[scenario], f"place {places[scenario]:.0f} of {len(effect)}"
+    # One test for each attention layer and MLP, on fifteen prompts as the study did, and on the distinct ones.
     p = []
     for table in ((there, back), (distinct_prompts(there), distinct_prompts(back))):
         keys = ["site", "scenario", "variant"]
@@ -205,6 +209,7 @@ def counts(clone: Clone) -> Iterator[Number]:
     yield "top_pair", sizes.max(), " and ".join(sizes.idxmax())
     yield "l2_l9_gap", sizes["L2_MLP", "L9_MLP"], "L2_MLP and L9_MLP"
     yield "l2_l9_rank", ranks["L2_MLP", "L9_MLP"], f"of {len(sizes)} pairs"
+    # The study once took L2_MLP for a switch: its best pair, and its place among the hubs.
     with_l2 = (sizes.index.get_level_values(0) == "L2_MLP") | (sizes.index.get_level_values(1) == "L2_MLP")
     yield "l2_best_rank", ranks[with_l2].min(), f"of {len(sizes)} pairs, the best of L2_MLP"
     hubs = gap.mean().rank(ascending=False)

@@ -83,6 +83,7 @@ def _agrees(value: float, note: str, about: dict) -> str:
         return ""
     if "files" in note:
         return ""  # only a part of what the book's number counts
+    # The digits after the point that the book prints.
     exponent = int(Decimal(repr(about["value"])).as_tuple().exponent)
     close = math.isclose(round(value, max(-exponent, 0)), about["value"], rel_tol=1e-9, abs_tol=1e-12)
     return "yes" if close and about["name"] in note else "no"
@@ -90,6 +91,7 @@ def _agrees(value: float, note: str, about: dict) -> str:
 
 def report(table: pd.DataFrame, folder: str | Path) -> str:
     """The table as text: what was recomputed, beside the book's value, then what is missing and for want of which."""
+    # In the order of the register: what could be computed, then what could not.
     there, missing = table[table["value"].notna()], table[table["value"].isna()]
     width = there["what"].str.len().max()
     lines = [f"{'recomputed from ' + str(folder):{width}}  {'value':>12}  {'book':>12}  agrees"]
