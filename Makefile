@@ -1,6 +1,7 @@
 PROFILE ?= pocket
 PARTS ?=
 SET ?=
+CLUSTER ?=
 CORES ?= 2
 PYTHON ?= python3.11
 BIN ?= .venv/bin
@@ -11,17 +12,21 @@ export MKL_NUM_THREADS ?= 1
 # An environment of one's own (conda: BIN=$$CONDA_PREFIX/bin) is used as it is; .venv is made from the lock.
 READY := $(if $(filter .venv/bin,$(BIN)),.venv/installed)
 
-.PHONY: help book test lint format serve lock clean
+.PHONY: help book test cluster-test lint format serve lock clean
 .DEFAULT_GOAL := help
 
 help:            ## show this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*##/ :/' | awk -F ' : ' '{ printf "make %-8s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/ :/' | awk -F ' : ' '{ printf "make %-8s %s\n", $$1, $$2 }'
 
-book: $(READY)   ## build the book: PROFILE=pocket PARTS=study SET="training.kl=0.1" CORES=2
-	@$(BIN)/python tools/book.py --profile "$(PROFILE)" --parts "$(PARTS)" --set "$(SET)" --cores "$(CORES)"
+book: $(READY)   ## build the book: PROFILE=pocket PARTS=study SET="training.kl=0.1" CORES=2 CLUSTER=slurm
+	@$(BIN)/python tools/book.py --profile "$(PROFILE)" --parts "$(PARTS)" --set "$(SET)" --cores "$(CORES)" \
+		--cluster "$(CLUSTER)"
 
 test: $(READY)   ## run the tests: TESTS=tests/test_runs.py for some of them
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal $(TESTS)
+
+cluster-test: $(READY) ## run the ci book on a SLURM cluster of this one machine, and compare it with a local run
+	@tools/cluster_test.sh
 
 lint: $(READY)   ## check style, types, the house's limits and its rules
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/python tools/house.py \

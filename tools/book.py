@@ -23,6 +23,8 @@ from rewired import games, profiles, prompts
 from rewired.errors import RewiredError, choice
 
 ROOT = profiles.ROOT
+PROFILES = ROOT / "profiles"
+"""How Snakemake reaches a cluster: a folder each, with a config.yaml."""
 
 
 def check(profile: profiles.Profile) -> None:
@@ -105,6 +107,7 @@ def main() -> int:
     parser.add_argument("--set", default="", help="overrides, separated by blanks: training.kl=0.1 seed=3")
     parser.add_argument("--parts", default="", help="folders of notebooks/, separated by blanks: study; default all")
     parser.add_argument("--cores", default=str(min(2, os.cpu_count() or 1)))
+    parser.add_argument("--cluster", default="", help="a folder of profiles/: slurm or kubernetes; default this machine")
     parser.add_argument("snakemake", nargs="*", help="targets and options for Snakemake")
     chosen, more = parser.parse_known_args()
     overrides, parts = shlex.split(chosen.set), chosen.parts.split()
@@ -112,6 +115,8 @@ def main() -> int:
         profile = profiles.load(chosen.profile, overrides)
         check(profile)
         found = hand_on_cards(profile)
+        if chosen.cluster and not (PROFILES / chosen.cluster / "config.yaml").is_file():
+            raise choice("cluster", chosen.cluster, sorted(file.parent.name for file in PROFILES.glob("*/config.yaml")))
         registry.chosen(registry.chapters(ROOT), parts)
     except RewiredError as error:
         print(error, file=sys.stderr)
@@ -119,7 +124,8 @@ def main() -> int:
     lock = own_the_folder()  # until this process ends
     sweep()
     status = run_snakemake(
-        *("--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT), "--cores", chosen.cores),
+        *("--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT)),
+        *(("--workflow-profile", str(PROFILES / chosen.cluster)) if chosen.cluster else ("--cores", chosen.cores)),
         *("--nolock", "--rerun-incomplete", "--quiet", "rules", "host", *more),
         *(("--resources", f"gpu_mem_mb={sum(found)}") if found else ()),
         *("--config", f"profile={chosen.profile}", f"overrides={json.dumps(overrides)}", f"parts={json.dumps(parts)}"),
