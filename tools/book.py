@@ -107,7 +107,7 @@ def main() -> int:
     parser.add_argument("--set", default="", help="overrides, separated by blanks: training.kl=0.1 seed=3")
     parser.add_argument("--parts", default="", help="folders of notebooks/, separated by blanks: study; default all")
     parser.add_argument("--cores", default=str(min(2, os.cpu_count() or 1)))
-    parser.add_argument("--cluster", default="", help="a folder of profiles/: slurm or kubernetes; default this machine")
+    parser.add_argument("--cluster", default="", help="slurm or kubernetes; default: this machine")
     parser.add_argument("snakemake", nargs="*", help="targets and options for Snakemake")
     chosen, more = parser.parse_known_args()
     overrides, parts = shlex.split(chosen.set), chosen.parts.split()

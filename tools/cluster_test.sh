@@ -22,7 +22,7 @@ if ! command -v slurmctld >/dev/null || ! command -v munged >/dev/null; then
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge >/dev/null
 fi
-say "$(sinfo --version), munge $(dpkg-query -W -f '${Version}' munge)"
+say "$(dpkg-query -W -f '${Package} ${Version}; ' slurmctld munge)"
 NODE="$(hostname -s)"
 MEMORY="$(awk '/MemTotal/ { print int($2 / 1024 * 0.9) }' /proc/meminfo)"
 mkdir -p "$WORK/state" "$WORK/spool" /run/munge
