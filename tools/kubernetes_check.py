@@ -58,7 +58,8 @@ def submit(address: str, folder: Path) -> None:
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(copy)], check=True)
     path = [str(copy / "lib"), os.environ.get("PYTHONPATH", "")]
     variables = {"KUBECONFIG": str(folder / "kube.yaml"), "PYTHONPATH": os.pathsep.join(path)}
-    command = [sys.executable, "tools/book.py", "--profile", "rehearsal", "--cluster", "kubernetes", "--retries", "0"]
+    command = [sys.executable, "tools/book.py", "--profile", "rehearsal", "--cluster", "kubernetes", "--retries=0"]
+    command.append(f"--default-storage-prefix={copy}")  # as if the copy were the volume
     with open(folder / "log.txt", "w") as log:
         subprocess.run(command, cwd=copy, env=os.environ | variables, stdout=log, stderr=log, timeout=300)
 
