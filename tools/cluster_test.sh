@@ -18,9 +18,9 @@ stop() { pkill -F "$WORK/slurmctld.pid" 2>/dev/null || true; pkill -F "$WORK/slu
 trap stop EXIT
 
 # --- a cluster of one node -------------------------------------------------------------------------------------------
-if ! command -v slurmctld >/dev/null || ! command -v munged >/dev/null; then
+if ! command -v slurmctld >/dev/null || ! command -v munged >/dev/null || ! command -v rsync >/dev/null; then
   apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge >/dev/null
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge rsync >/dev/null
 fi
 say "$(dpkg-query -W -f '${Package} ${Version}; ' slurmctld munge)"
 NODE="$(hostname -s)"
