@@ -92,6 +92,16 @@ def sweep() -> None:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+def grow_base(profile: profiles.Profile) -> None:
+    """Make the base of a profile that sets ``model.like``, unless it is there."""
+    folder = ROOT / profile.model.path
+    if profile.model.like and not folder.is_dir():
+        from rewired import grow
+
+        print(f"{profile.model.path} is made: the shipped base in the shape of {profile.model.like}", flush=True)
+        grow.grow(ROOT / "models" / "pocket", folder, profile.model.like, profile.model.dtype)
+
+
 def run_snakemake(*arguments: str) -> int:
     """The status of Snakemake's own command line, run in this process: what the tools have loaded serves both."""
     try:
@@ -123,6 +133,11 @@ def main() -> int:
         return 2
     lock = own_the_folder()  # until this process ends
     sweep()
+    try:
+        grow_base(profile)
+    except RewiredError as error:
+        print(error, file=sys.stderr)
+        return 2
     status = run_snakemake(
         *("--snakefile", str(ROOT / "Snakefile"), "--directory", str(ROOT)),
         *(("--workflow-profile", str(PROFILES / chosen.cluster)) if chosen.cluster else ("--cores", chosen.cores)),
