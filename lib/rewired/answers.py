@@ -110,10 +110,39 @@ def logits(model, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     A half-precision unembedding is cast a piece of the vocabulary at a time, and never copied whole."""
     plain = network(model)
-    pieces = plain.get_output_embeddings().weight.split(32768)  # each [piece of the vocabulary, d_model]
+    raw = _raw(plain.get_output_embeddings(), hidden) * head_factor(plain)  # [row, vocabulary]
+    return raw, softcap(raw, getattr(plain.config.get_text_config(), "final_logit_softcapping", None))
+
+
+def _raw(head, hidden: torch.Tensor) -> torch.Tensor:
+    pieces = head.weight.split(32768)  # each [piece of the vocabulary, d_model]
     raw = torch.cat([hidden @ piece.float().T for piece in pieces], dim=-1)  # [row, vocabulary]
-    cap = getattr(plain.config, "final_logit_softcapping", None)
-    return raw, softcap(raw, cap)
+    return raw if getattr(head, "bias", None) is None else raw + head.bias.float()
+
+
+@torch.no_grad()
+def head_factor(model) -> float:
+    """What a model multiplies its logits by: 1, but for Granite, Cohere and their like. It is found on four tokens,
+    where the model's own forward pass is asked. RewiredError where more than this factor, a bias and a soft-cap lies
+    between the output matrix and the logits, as with an adapter on the head."""
+    plain, head = network(model), network(model).get_output_embeddings()
+    if hasattr(plain, "_head_factor") and not hasattr(head, "base_layer"):  # PEFT's: adapters come and go
+        return plain._head_factor
+    ids = torch.arange(1, 5, device=head.weight.device)[None]  # [1, position]
+    own = plain(input_ids=ids, use_cache=False).logits[0].float()  # [position, vocabulary]
+    raw = _raw(head, plain.get_decoder()(input_ids=ids, use_cache=False)[0][0].float())
+    cap = getattr(plain.config.get_text_config(), "final_logit_softcapping", None)
+    factor = 1.0 if cap else float((own * raw).sum() / raw.square().sum())
+    factor = 1.0 if abs(factor - 1) < 1e-3 else factor
+    gap = float((softcap(factor * raw, cap) - own).abs().max() / own.abs().max().clamp(min=1))
+    if not gap <= (1e-4 if plain.dtype == torch.float32 else 2e-2):
+        raise RewiredError(
+            f"The logits of this {type(plain).__name__} are not its output matrix times its last hidden states: they "
+            f"differ by {gap:.1%}, which every reading would leave out. Perhaps an adapter changes the head (lm_head): "
+            "adapters belong on the linear modules of the layers."
+        )
+    plain._head_factor = factor
+    return factor
 
 
 def answer_logits(

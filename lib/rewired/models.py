@@ -51,6 +51,11 @@ def load_base(profile: Profile):
     if lacking:
         count = f"{len(lacking)} tensors are missing or of another shape, {lacking[0]} among them"
         raise RewiredError(f"The weights in {source} do not fit its config.json: {count}. Fetch or rebuild the folder.")
+    if not tokenizer.chat_template:
+        raise RewiredError(
+            f"The tokenizer of {source} has no chat template, so nobody can be asked anything. Use the model's "
+            "instruction-tuned sibling, or write its template (Jinja) to chat_template.jinja in a copy of the folder."
+        )
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
@@ -97,7 +102,14 @@ def _why_not(profile: Profile, folder: Path | None, error: Exception) -> str:
 
 
 def network(model) -> torch.nn.Module:
-    """The causal language model itself, taken out of its PEFT wrapper if it has one."""
+    """The causal language model itself, taken out of its PEFT wrapper if it has one. RewiredError for a wrapper that
+    puts tokens or keys before the text (prompt or prefix tuning): out of it, they would be lost."""
+    for config in getattr(model, "peft_config", {}).values() if hasattr(model, "get_base_model") else ():
+        if config.is_prompt_learning:
+            raise RewiredError(
+                f"An adapter of type {config.peft_type.value} puts something before every text, which is no part of "
+                "the model and would be left out here. Use an adapter that changes weights, such as LoRA."
+            )
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -218,6 +230,7 @@ class Variants:
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
             raise RewiredError(f"The adapter {folder} cannot be loaded: {reason} {_anew(run)}") from error
+        network(self._peft)  # refuses what is no update of weights
         self._peft.requires_grad_(False).eval()
         return name
 

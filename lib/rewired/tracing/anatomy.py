@@ -21,6 +21,7 @@ from functools import cached_property
 import torch
 from nnsight import NNsight
 
+from rewired.answers import head_factor
 from rewired.errors import RewiredError
 from rewired.models import network
 
@@ -34,8 +35,6 @@ EXPECTED = {
     "self_attn": ({"q_proj", "k_proj", "v_proj", "o_proj"}, {"q_norm", "k_norm"}),
     "mlp": ({"gate_proj", "up_proj", "down_proj"}, set()),
 }
-# factors that some decoders (Granite, Cohere) put on what they add or read out; none is known here
-MULTIPLIERS = ("residual_multiplier", "attention_multiplier", "logits_scaling", "logit_scale")
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,8 @@ def _unknown(model) -> str | None:
         for name in sorted(set(children) - required - optional):
             if next(children[name].parameters(), None) is not None:  # an activation function is of no consequence
                 return f"its {type(module).__name__} has {name} besides"
-    for name in MULTIPLIERS:
-        if getattr(decoder.config, name, 1.0) not in (None, 1.0):
-            return f"its config sets {name}"
+    if getattr(decoder.config, "residual_multiplier", 1.0) != 1.0 or head_factor(model) != 1.0:
+        return "it puts factors on what its layers add or on its logits"
     return "its unembedding has a bias" if head.bias is not None else None
 
 

@@ -31,7 +31,7 @@ SITES = ("resid_pre", "z", "attn_out", "mlp_out", "resid_final")
 
 def frozen(norm, value: torch.Tensor) -> torch.Tensor:
     """The vector that an RMS norm multiplies ``value`` [..., width] by: its weight over the root mean square, fp64."""
-    eps = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon  # Gemma, Llama
+    eps = getattr(norm, "eps", getattr(norm, "variance_epsilon", 0.0))  # Gemma, Llama
     ones = torch.ones(value.shape[-1], device=value.device)  # norm(1) is the weight (Gemma: 1 + weight) but for eps
     weight = norm(ones).double() * (1 + eps) ** 0.5  # [width]
     return weight * torch.rsqrt(value.double().pow(2).mean(-1, keepdim=True) + eps)
@@ -73,6 +73,12 @@ def contributions(
         frame = encoded.frame().assign(component=component, kind=kind, layer=layer, head=head)
         frames.append(frame.assign(raw=share.cpu().numpy(), contribution=(share * slope).cpu().numpy()))
     total = torch.stack(list(shares.values())).sum(0)  # [prompt]
+    allowed = 10 * parts.exact * torch.stack(label_logits(parts, final, encoded, terms=True)).amax(0).clamp(min=5)
+    if not ((total - raw).abs() <= allowed).all():  # NaN as well
+        raise RewiredError(
+            f"Attribution does not add up: shares miss their difference of logits by {(total - raw).abs().max():.3g}. "
+            "This model computes something else than RMS norms of a sum of heads and MLPs, perhaps LayerNorm."
+        )
     scale = torch.rsqrt(final.double().pow(2).mean(-1))  # [prompt]
     closure = encoded.frame()
     sums = {"delta": delta, "delta_raw": raw, "total": total, "error": total - raw, "scale": scale}

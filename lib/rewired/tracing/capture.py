@@ -59,14 +59,17 @@ def encode(tokenizer, prompts: Sequence[Prompt], labels: Labels | Sequence[str] 
     return Encoded(tuple(prompts), tuple(rows), tuple(ends), tuple(cooperate), tuple(defect))
 
 
-def label_logits(parts: Anatomy, hidden: torch.Tensor, encoded: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
+def label_logits(
+    parts: Anatomy, hidden: torch.Tensor, encoded: Encoded, terms: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(cooperate, defect): the labels' logits before the soft-cap, for residual streams before the final norm,
-    [..., prompt, d_model] -> [..., prompt] in fp64. Two rows of the unembedding are read, never the vocabulary, and in
-    high precision: half-precision logits are spaced as widely as the effects we look for."""
+    [..., prompt, d_model] -> [..., prompt] in fp64; ``terms``: the sums of their terms' sizes. Two rows of the
+    unembedding are read, never the vocabulary, and in high precision: half-precision logits are spaced as widely as the
+    effects we look for."""
     normed = parts.decoder.norm(hidden.float()).double()  # [..., prompt, d_model]
-    cooperate = parts.unembedding[list(encoded.cooperate)].double()  # [prompt, d_model]
-    defect = parts.unembedding[list(encoded.defect)].double()
-    return (normed * cooperate).sum(-1), (normed * defect).sum(-1)
+    both = [normed * parts.unembedding[list(tokens)].double() for tokens in (encoded.cooperate, encoded.defect)]
+    cooperate, defect = ((part.abs() if terms else part).sum(-1) for part in both)
+    return cooperate, defect
 
 
 def read_out(parts: Anatomy, hidden: torch.Tensor, encoded: Encoded) -> tuple[torch.Tensor, torch.Tensor]:
@@ -135,7 +138,8 @@ def capture(
         for i in indices:
             slots += range(first[i], first[i + 1])
         for (site, layer), value in zip(places, _trace(parts, ids, places, row, column), strict=True):
-            recorded[site][layer, slots] = value.to(recorded[site].device)  # [read of this batch, width]
+            kept = recorded[site]
+            kept[layer].index_copy_(0, torch.tensor(slots, device=kept.device), value.to(kept.device))
     if "z" in recorded:
         recorded["z"] = recorded["z"].unflatten(-1, (parts.heads, parts.head_dim))
     return recorded

@@ -6,6 +6,7 @@ what should be 0 (NaN where nothing is due). `require` stops where one is not me
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -95,17 +96,20 @@ def random_patches(sweep: Sweep, tree: Tree, here: Sequence[Component], count: i
 
 
 def recomputed(sweep: Sweep, patches: pd.DataFrame, chosen: Sequence, share: float, seed: int) -> pd.DataFrame:
-    """A random ``share`` of the patches once more, each in one whole forward pass of one row under nnsight. ``patches``
-    has one row per component of ``chosen`` and prompt, in this order."""
+    """A random ``share`` of the patches once more, each in a row of its own of whole forward passes under nnsight.
+    ``patches`` has one row per component of ``chosen`` and prompt, in this order."""
     source, target, frames = sweep.source, sweep.target, [pd.DataFrame()]
     count = min(len(patches), math.ceil(share * len(patches)))
-    for k in sorted(np.random.default_rng([seed, 1]).choice(len(patches), size=count, replace=False).tolist()):
-        component, i = chosen[k // len(target.delta)], k % len(target.delta)
+    drawn = sorted(np.random.default_rng([seed, 1]).choice(len(patches), size=count, replace=False).tolist())
+    places = [(chosen[k // len(target.delta)], k % len(target.delta)) for k in drawn]
+    edits = []
+    for row, (component, i) in enumerate(places):
         edit = _edit(sweep, component, source.at(source.path(i)), target.at(target.path(i)))
-        encoded = target.encoded.pick([i])
-        delta = float(edited_deltas(sweep.parts, encoded, [edit])[0])
+        edits.append(replace(edit, value=[edit.value if k == row else None for k in range(count)]))
+    deltas = edited_deltas(sweep.parts, target.encoded.pick([i for _, i in places]), edits).tolist() if drawn else []
+    for k, (component, i), delta in zip(drawn, places, deltas, strict=True):
         about, row = ("again", component.name, component.layer), patches.iloc[k]
-        frames.append(_table(about, encoded, delta, row["effect"], delta - row["delta_patched"]))
+        frames.append(_table(about, target.encoded.pick([i]), delta, row["effect"], delta - row["delta_patched"]))
     return pd.concat(frames)
 
 
@@ -115,10 +119,10 @@ def _edit(sweep: Sweep, component: Component, there: dict, own: dict) -> Edit:
     site, layer, at = patch.site, patch.layer, slice(-1 if sweep.decision_only else 0, None)
     if site == "head_out":  # the sum over heads changes by the difference of this head's shares
         change = patch.value - sweep.patch(component, own).value
-        return Edit("attn_out", layer, [change[at]], "add", positions=sweep.positions)
+        return Edit("attn_out", layer, change[at], "add", positions=sweep.positions)
     if site == "resid_post":  # the stream after a layer is what the next one reads, or the final norm
         site, layer = ("resid_pre" if layer + 1 < sweep.parts.depth else "resid_final"), layer + 1
-    return Edit(site, layer, [patch.value[at]], head=patch.head if site == "z" else None, positions=sweep.positions)
+    return Edit(site, layer, patch.value[at], head=patch.head if site == "z" else None, positions=sweep.positions)
 
 
 def require(controls: pd.DataFrame, sweep: Sweep) -> pd.DataFrame:

@@ -24,8 +24,8 @@ POSITIONS = ("all", "decision")
 @dataclass(frozen=True)
 class Edit:
     """What happens at one site. ``value``: a number, a vector [width], or a list with one tensor [position, width] per
-    prompt; width is ``head_dim`` when a ``head`` of ``z`` is named, heads x head_dim for the whole ``z``, d_model
-    elsewhere. ``positions``: ``"all"``, or the ``"decision"`` step alone."""
+    prompt (None: no edit); width is ``head_dim`` when a ``head`` of ``z`` is named, heads x head_dim for the whole
+    ``z``, d_model elsewhere. ``positions``: ``"all"``, or the ``"decision"`` step alone."""
 
     site: str
     layer: int
@@ -46,16 +46,20 @@ def edited_deltas(model, encoded: Encoded, edits: Sequence[Edit]) -> torch.Tenso
     everywhere = [range(len(row)) for row in encoded.rows]
     final = parts.unembedding.new_empty(len(encoded.rows), parts.unembedding.shape[1])  # [prompt, d_model]
     for indices, ids in batches(encoded.rows, BATCH_SIZE, parts.device):
-        places, values = [], []  # where each edit falls in this batch, and what it writes there
+        here, places, values = [], [], []  # the edits of this batch, where each falls, and what it writes there
         for edit in edits:
-            positions = everywhere if edit.positions == "all" else steps
-            places.append(read_positions(positions, indices, parts.device))
+            positions: list = everywhere if edit.positions == "all" else steps
             value = edit.value  # a number, [width], or one [position, width] per prompt
             if isinstance(value, list | tuple):
-                value = torch.cat([value[i] for i in indices])  # [read, width]
+                if all(value[i] is None for i in indices):
+                    continue
+                positions = [[] if part is None else where for part, where in zip(value, positions, strict=True)]
+                value = torch.cat([value[i] for i in indices if value[i] is not None])  # [read, width]
+            here.append(edit)
+            places.append(read_positions(positions, indices, parts.device))
             values.append(torch.as_tensor(value, device=parts.device))
         last = read_positions(steps, indices, parts.device)
-        final[indices] = _trace(parts, ids, edits, places, values, last)
+        final[indices] = _trace(parts, ids, here, places, values, last)
     return read_out(parts, final, encoded)[0]
 
 

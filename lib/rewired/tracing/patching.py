@@ -34,8 +34,7 @@ from rewired.tracing.capture import Encoded, batches, read_out
 from rewired.tracing.packed import Tree
 from rewired.tracing.recording import Component, Sweep, components, named, record  # noqa: F401 (for its callers)
 
-GRADIENTS = 4
-"""Prompts in one backward pass, which keeps all that the forward pass computed."""
+GRADIENTS = 4  # prompts in one backward pass, which keeps all that the forward pass computed
 
 
 def patch_each(

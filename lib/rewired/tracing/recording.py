@@ -18,8 +18,8 @@ SITES = ("resid", "z", "attn_out", "mlp_out")
 MODES = ("input", "output")
 TREE_NODES = 1_200
 BUDGET = {"cpu": 2_400, "cuda": 18_000}
-"""Nodes in one tree, and nodes x rows in one batch: on a CPU, what still fits its caches and its allocator; on a GPU
-(``benchmarks/memory.py``) some 150 kB a node at Gemma-2-2b's size."""
+"""Nodes in one tree, and nodes x rows in one batch: on a CPU, what still fits its caches and its allocator."""
+ON_CARD = 2 * 2**30  # bytes; a larger recording is kept in the processor's memory, which is slower
 
 
 @dataclass(frozen=True, order=True)
@@ -81,7 +81,7 @@ class Layers:
 @dataclass
 class Recording:
     """One model's activations on a set of prompts, packed into trees (see `packed`). All models record the same
-    prompts alike, so positions match by construction. The activations stay in the processor's memory, not on a GPU."""
+    prompts alike, so positions match by construction. Large ones are kept off the GPU (``ON_CARD``)."""
 
     encoded: Encoded
     trees: list[Tree]
@@ -91,21 +91,18 @@ class Recording:
     mlp_out: torch.Tensor  # [layer, node, d_model]
     w_o: torch.Tensor  # [layer, head, head_dim, d_model], adapter included: a head's output is z W_O
     delta: np.ndarray  # [prompt]
-    logit: np.ndarray  # [prompt]: size of the larger of the two labels' logits, before the soft-cap
-
-    @property
-    def _device(self) -> torch.device:
-        # where the model computes
-        return self.trees[0].leaf.device
+    logit: np.ndarray  # [prompt]: the larger of the two labels' logits, were all its terms positive
 
     def at(self, nodes) -> dict[str, Layers]:
         """The activations of some nodes, by site, and ``w_o``, a layer at a time."""
-        held = {site: Layers(getattr(self, site), nodes, self._device) for site in SITES}
-        return held | {"w_o": Layers(self.w_o, slice(None), self._device)}
+        device = self.trees[0].leaf.device  # where the model computes
+        held = {site: Layers(getattr(self, site), nodes, device) for site in SITES}
+        return held | {"w_o": Layers(self.w_o, slice(None), device)}
 
     def take(self, nodes) -> dict[str, torch.Tensor]:
         """The activations of some nodes, by site, as a recording holds them: [layer, node, …]."""
-        return {site: getattr(self, site)[:, nodes] for site in SITES}
+        nodes = nodes.to(self.z.device)
+        return {site: getattr(self, site).index_select(1, nodes) for site in SITES}
 
     def path(self, prompt: int) -> torch.Tensor:
         """The nodes of one prompt, first token to decision step."""
@@ -114,12 +111,12 @@ class Recording:
 
     def tolerance(self, parts: Anatomy) -> np.ndarray:
         """How far another way to compute a prompt's delta may lie from the recorded one, in logits: [prompt]."""
-        return parts.exact * np.maximum(self.logit, 5)  # a small logit is a sum of larger terms all the same
+        return parts.exact * np.maximum(self.logit, 5)  # rounding grows with the terms of a sum, not with the sum
 
     def select(self, prompts: Sequence[int]) -> "Recording":
         """The recording of some of the prompts."""
         encoded = self.encoded.pick(prompts)
-        trees, order, owned = plant(encoded.rows, TREE_NODES, self._device)
+        trees, order, owned = plant(encoded.rows, TREE_NODES, self.trees[0].leaf.device)
         nodes = torch.cat([self.path(prompts[i])[positions] for i, positions in zip(order, owned, strict=True)])
         numbers = {"delta": self.delta[list(prompts)], "logit": self.logit[list(prompts)]}
         return Recording(encoded, trees, **self.take(nodes), w_o=self.w_o, **numbers)
@@ -132,10 +129,13 @@ def record(model, tokenizer, prompts: Sequence[Prompt], labels: Labels | Sequenc
     parts, encoded = anatomy(model), encode(tokenizer, prompts, labels)
     trees, order, owned = plant(encoded.rows, TREE_NODES, parts.device)
     rows = [encoded.rows[i] for i in order]
-    values = capture(model, rows, ("resid_pre", "z", "attn_out", "mlp_out", "resid_final"), owned, torch.device("cpu"))
+    width = 3 * parts.unembedding.shape[1] + parts.heads * parts.head_dim
+    size = sum(map(len, owned)) * parts.depth * width * parts.unembedding.element_size()
+    device = parts.device if size <= ON_CARD else torch.device("cpu")
+    values = capture(model, rows, ("resid_pre", "z", "attn_out", "mlp_out", "resid_final"), owned, device)
     values["resid"] = torch.cat([values.pop("resid_pre"), values.pop("resid_final")])
     eye = torch.eye(parts.heads * parts.head_dim, device=parts.device, dtype=parts.unembedding.dtype)
-    w_o = torch.empty(parts.depth, len(eye), parts.unembedding.shape[1], device="cpu", dtype=eye.dtype)
+    w_o = torch.empty(parts.depth, len(eye), parts.unembedding.shape[1], device=device, dtype=eye.dtype)
     for layer, block in enumerate(parts.decoder.layers):
         o_proj = block.self_attn.o_proj
         w_o[layer] = o_proj(eye) - o_proj(0 * eye)  # [heads x head_dim, d_model], without a bias
@@ -144,15 +144,13 @@ def record(model, tokenizer, prompts: Sequence[Prompt], labels: Labels | Sequenc
     final = torch.stack([recording.resid[-1, recording.path(i)[-1]] for i in range(len(prompts))])
     final = final.to(parts.device)  # [prompt, d_model]
     recording.delta = read_out(parts, final, encoded)[0].cpu().numpy()
-    recording.logit = torch.stack(label_logits(parts, final, encoded)).abs().amax(0).cpu().numpy()
+    recording.logit = torch.stack(label_logits(parts, final, encoded, terms=True)).amax(0).cpu().numpy()
     return recording
 
 
 def rows_at_once(parts: Anatomy, tree: Tree, decision_only: bool) -> int:
-    """How many patched copies of a tree fit into a batch, at least 1; ``BUDGET`` is counted in nodes.
-
-    Where decision steps alone are computed, each copy has keys and values of the other nodes too, which take a
-    sixteenth of the memory at most."""
+    """How many patched copies of a tree fit into a batch. Where decision steps alone are computed, each copy has keys
+    and values of the other nodes too, which take a sixteenth of the memory at most."""
     nodes = len(tree.depth_of)
     return max(1, BUDGET[parts.device.type] // (len(tree.leaf) + nodes // 16 if decision_only else nodes))
 

@@ -19,11 +19,11 @@ import contextlib
 import gc
 import math
 import os
-import re
 import shutil
 import time
 import warnings
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +34,7 @@ from transformers import GenerationConfig, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
 from rewired.answers import PAD_TO
-from rewired.decisions import end_of_turn, measure, read_move
+from rewired.decisions import end_of_turn, label_ids, measure, read_move
 from rewired.errors import RewiredError
 from rewired.games import ILLEGAL, STATES, Reward, Turn, dilemma, get_opponent, get_reward
 from rewired.models import ADAPTER, checkpoint_name, file_hash, fingerprint, load_base, network, run_dir
@@ -104,8 +104,8 @@ class LiveGames:
         return reward
 
 
+# what TRL takes for padding: no token at all, since many models' padding token also ends a turn inside a prompt
 PADDING = -1
-"""What TRL takes for padding: no token at all, since many models' padding token also ends a turn inside a prompt."""
 
 
 class GameReward(torch.nn.Module):
@@ -253,9 +253,9 @@ def ppo(policy, tokenizer, games: LiveGames, recorder: Recorder, seed: int, fold
         gradient_checkpointing=False, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
     )  # fmt: skip
     # roll-outs sample from the model as it is: of its own rules of generation only the special tokens stay
-    special = policy.generation_config
-    special = GenerationConfig(bos_token_id=special.bos_token_id, pad_token_id=special.pad_token_id)
-    network(policy).generation_config = policy.generation_config = special
+    own = policy.generation_config
+    plain = GenerationConfig(bos_token_id=own.bos_token_id, pad_token_id=own.pad_token_id)
+    network(policy).generation_config = policy.generation_config = plain
     value = ValueHead(policy).to(policy.device)
     reward = GameReward(games, tokenizer)
     adapter = {"params": [p for p in policy.parameters() if p.requires_grad]}
@@ -270,7 +270,14 @@ def ppo(policy, tokenizer, games: LiveGames, recorder: Recorder, seed: int, fold
     trainer.dataloader = reward.batches()
     trainer.processing_class = SimpleNamespace(pad_token_id=PADDING, eos_token_id=tokenizer.eos_token_id)
     _read_answers_only(trainer, policy, value, t)
+    network(policy).register_forward_hook(_stop_at_no_numbers)
     return trainer
+
+
+def _stop_at_no_numbers(module, inputs, output) -> None:
+    # the largest logit: minus infinity is a way to forbid a token
+    if not math.isfinite(output.logits.detach().amax()):
+        raise lora.diverged("the model's logits are not numbers")
 
 
 def _read_answers_only(trainer, policy, value: ValueHead, training: Training) -> None:
@@ -301,11 +308,6 @@ def learn(trainer, device: torch.device, bf16: bool) -> None:
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), lora.half_precision(device, bf16):
             trainer.train()
-    except (RuntimeError, ValueError) as error:
-        # torch.multinomial refuses probabilities that are no numbers
-        if re.search(r"\b(nan|inf)\b", str(error).lower()):
-            raise lora.diverged(" ".join(str(error).split())[:200]) from error
-        raise
     finally:
         gc.unfreeze()
 
@@ -326,6 +328,7 @@ def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None 
     with atomic_dir(out_dir) as folder:
         # 1. the base, a new adapter, the games
         model, tokenizer = load_base(profile)
+        refuse_labels(model, tokenizer, t, labels, batch_size)
         base, random = fingerprint(model), lora.stream(profile.seed, variant, seed)
         set_seed(random)
         policy = lora.add_adapter(model, t)
@@ -358,13 +361,27 @@ def train(profile: Profile, variant: str, seed: int, out_dir: str | Path | None 
 
 def refuse(training: Training, variant: str) -> None:
     """RewiredError for a request that cannot be trained, before anything is loaded."""
-    get_reward(variant)
-    get_reward(training.first_reward or variant)
+    for reward in (get_reward(variant), get_reward(training.first_reward or variant)):
+        for matrix, state, own, other in product(training.matrices, STATES, "CD", "CD"):
+            reward(Turn(state, own, other, dilemma(*matrix).points(own, other)))  # refuses what is no number
     get_opponent(training.opponent)
     if training.batch_size % training.minibatches:
         raise RewiredError(
             f"training.batch_size is {training.batch_size} and training.minibatches {training.minibatches}: the batch "
             "cannot be cut into that many equal parts. Set, for example, 40 and 4."
+        )
+
+
+def refuse_labels(model, tokenizer, training: Training, labels: Labels, batch_size: int) -> None:
+    """RewiredError for labels that no training would be paid for: too long for an answer, or never said by the base."""
+    longest = max(len(label_ids(tokenizer, label)) for label in (labels.cooperate, labels.defect))
+    mass = probe(model, tokenizer, labels, batch_size)["legal_mass"].mean()
+    decisions = training.episodes * training.steps_per_episode
+    if longest > training.max_new_tokens or not mass * decisions >= 0.1:  # NaN as well
+        raise RewiredError(
+            f"No training would ever be paid: the labels {labels.cooperate!r} and {labels.defect!r} take {longest} tokens, "
+            f"training.max_new_tokens allows {training.max_new_tokens}, and the base says either with probability "
+            f"{mass:.1g} (nan: it is damaged) in {decisions} decisions. Choose prompts.labels that it says and that fit."
         )
 
 
