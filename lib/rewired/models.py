@@ -110,7 +110,7 @@ def network(model) -> torch.nn.Module:
                 f"An adapter of type {config.peft_type.value} puts something before every text, which is no part of "
                 "the model and would be left out here. Use an adapter that changes weights, such as LoRA."
             )
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return model.base_model.model if hasattr(model, "get_base_model") else model  # whichever adapter is on, or none
 
 
 def fingerprint(model) -> str:
