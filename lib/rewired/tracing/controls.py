@@ -15,8 +15,8 @@ import torch
 from rewired.errors import RewiredError
 from rewired.tracing.capture import Encoded, read_out
 from rewired.tracing.edit import Edit, edited_deltas
-from rewired.tracing.packed import Patch, Rows, Tree, forward, patched_layer
-from rewired.tracing.recording import Component, Sweep
+from rewired.tracing.packed import Patch, Rows, Tree, forward, patched_layer, plant
+from rewired.tracing.recording import TREE_NODES, Component, Sweep
 
 
 def _table(about: tuple[str, str, int], encoded: Encoded, patched, effect, error=np.nan) -> pd.DataFrame:
@@ -48,35 +48,43 @@ def positive_controls(sweep: Sweep) -> pd.DataFrame:
 
 def self_patch(sweep: Sweep, kinds: Sequence[str], layer: int) -> pd.DataFrame:
     """One layer's components given their own activations, for one prompt (another one in each layer): exactly 0. Each
-    row of a batch, one per kind, gets what that very row computed: other rows may be rounded differently."""
-    parts, target = sweep.parts, sweep.target.select([layer % len(sweep.target.delta)])
-    [tree] = target.trees
-    base, encoded = target.at(tree.nodes), target.encoded.pick(tree.prompts)
+    row of a batch, one per kind, gets what that very row computed: other rows may be rounded differently. Where the
+    stream after the layer stays the same to the bit, so does all that follows."""
+    parts, target, only = sweep.parts, sweep.target, sweep.decision_only
+    i = layer % len(target.delta)
+    [tree], _, _ = plant([target.encoded.rows[i]], TREE_NODES, parts.device)
+    base, encoded = target.at(target.path(i)), target.encoded.pick([i])
     unpatched: list[list[Patch]] = [[] for _ in kinds]
-    before = forward(parts, tree, base, unpatched, layer, sweep.decision_only)  # [kind, prompt, d_model]
-    batch = Rows(tree, base, unpatched, sweep.decision_only)
-    stream = base["resid"][layer][batch.nodes(sweep.decision_only)].expand(len(kinds), -1, -1)
+    batch = Rows(tree, base, unpatched, only)
+    stream = base["resid"][layer][batch.nodes(only)].expand(len(kinds), -1, -1)
     computed = patched_layer(parts, layer, batch, stream, base["z"][layer])
     rows = []
     for row, kind in enumerate(kinds):
         site = {"head": "z", "resid": "resid_post"}.get(kind, f"{kind}_out")
         own = computed[site][row]  # [computed node, width], or [computed node, head, head_dim]
         value = own.new_zeros(len(tree.depth_of), *own.shape[1:])  # [node, …]
-        value[batch.nodes(sweep.decision_only or layer == parts.depth - 1)] = own
+        value[batch.nodes(only or layer == parts.depth - 1)] = own
         values = value.unbind(1) if kind == "head" else [value]
         rows.append([Patch(site, layer, head, part) for head, part in enumerate(values)])
-    after = forward(parts, tree, base, rows, layer, sweep.decision_only)
-    old = read_out(parts, before, encoded)[0].cpu().numpy()  # [kind, prompt]
-    new = read_out(parts, after, encoded)[0].cpu().numpy()
+    after = patched_layer(parts, layer, Rows(tree, base, rows, only), stream, base["z"][layer])
+    changes = np.zeros((len(kinds), 1))  # [kind, prompt]
+    if not torch.equal(after["resid_post"], computed["resid_post"]):
+        ends = [forward(parts, tree, base, some, layer, only) for some in (unpatched, rows)]
+        old, new = (read_out(parts, end, encoded)[0].cpu().numpy() for end in ends)
+        changes = new - old
     frames = []
-    for kind, delta, change in zip(kinds, new, new - old, strict=True):
-        frames.append(_table(("self", f"L{layer}_{kind.upper()}", layer), encoded, delta, change, change))
+    for kind, change in zip(kinds, changes, strict=True):
+        about = ("self", f"L{layer}_{kind.upper()}", layer)
+        frames.append(_table(about, encoded, target.delta[[i]] + change, change, change))
     return pd.concat(frames)
 
 
-def random_patches(sweep: Sweep, tree: Tree, here: Sequence[Component], count: int, seed: int) -> pd.DataFrame:
-    """``count`` random patches of the components ``here``, which all start at one layer: the target's activation plus
-    a random direction of the length of source - target at each position. A null for the effects."""
+def random_patches(
+    sweep: Sweep, tree: Tree, here: Sequence[Component], count: int, seed: int
+) -> list[tuple[Component, list[Patch]]]:
+    """``count`` random patches of the components ``here``, which all start at one layer, each as a row of its own: the
+    target's activation plus a random direction of the length of source - target at each position. A null for the
+    effects."""
     start = here[0].start
     random = np.random.default_rng([seed, start, tree.first])
     chosen = [here[int(k)] for k in random.integers(len(here), size=count)]
@@ -84,13 +92,18 @@ def random_patches(sweep: Sweep, tree: Tree, here: Sequence[Component], count: i
     values, base = sweep.source.at(tree.nodes), sweep.target.at(tree.nodes)
     rows = []
     for component in chosen:
-        there, own = sweep.patch(component, values), sweep.patch(component, base)
-        direction = torch.randn(own.value.shape, generator=generator, device="cpu").to(own.value)  # [node, width]
-        length = (there.value - own.value).norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True)
-        rows.append([Patch(own.site, own.layer, own.head, own.value + direction * length)])
+        there, own = sweep.patch(component, values).value, sweep.patch(component, base)
+        direction = torch.randn(there.shape, generator=generator, device="cpu").to(there)  # [node, width]
+        length = (there - own.value).norm(dim=-1, keepdim=True) / direction.norm(dim=-1, keepdim=True)
+        rows.append((component, [Patch(own.site, own.layer, own.head, own.value + direction * length)]))
+    return rows
+
+
+def random_table(sweep: Sweep, tree: Tree, drawn: Sequence[tuple], deltas: np.ndarray) -> pd.DataFrame:
+    """The control ``random`` from the `random_patches` of a tree and what they gave, [patch, prompt of the tree]."""
     delta, encoded = sweep.target.delta[tree.prompts], sweep.target.encoded.pick(tree.prompts)
     frames = [pd.DataFrame()]
-    for component, new in zip(chosen, sweep.deltas(tree, rows, start), strict=True):
+    for (component, _), new in zip(drawn, deltas, strict=True):
         frames.append(_table(("random", component.name, component.layer), encoded, new, new - delta))
     return pd.concat(frames)
 
