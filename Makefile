@@ -12,7 +12,7 @@ export MKL_NUM_THREADS ?= 1
 # An environment of one's own (conda: BIN=$$CONDA_PREFIX/bin) is used as it is; .venv is made from the lock.
 READY := $(if $(filter .venv/bin,$(BIN)),.venv/installed)
 
-.PHONY: help book test cluster-test lint format serve lock clean
+.PHONY: help book test test-all cluster-test lint format serve lock clean
 .DEFAULT_GOAL := help
 
 help:            ## show this list
@@ -24,6 +24,9 @@ book: $(READY)   ## build the book: PROFILE=pocket PARTS=study SET="training.kl=
 
 test: $(READY)   ## run the tests: TESTS=tests/test_runs.py for some of them
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal $(TESTS)
+
+test-all: $(READY) ## run them all: the book in half precision and on another device besides, in about an hour
+	@$(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal -m "all or not all" $(TESTS)
 
 cluster-test: $(READY) ## run the ci book on a SLURM cluster of this one machine, and compare it with a local run
 	@tools/cluster_test.sh
