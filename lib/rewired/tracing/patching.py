@@ -56,10 +56,12 @@ def patch_each(
         places = [k for k, component in enumerate(chosen) if component.start == start]
         here = [chosen[k] for k in places]
         for t, tree in enumerate(trees if here else []):
-            patched[np.ix_(places, tree.prompts)] = _each_in_tree(sweep, tree, here, start)
             # The draws of a layer go to its trees in turn; the next layer begins with the next tree.
             count = len(range((t - start) % len(trees), draws, len(trees)))
-            checks.append(controls.random_patches(sweep, tree, here, count, seed))
+            drawn = controls.random_patches(sweep, tree, here, count, seed)
+            deltas = _each_in_tree(sweep, tree, here, start, [patch for _, patch in drawn])
+            patched[np.ix_(places, tree.prompts)] = deltas[: len(here)]
+            checks.append(controls.random_table(sweep, tree, drawn, deltas[len(here) :]))
         kinds = sorted({component.kind for component in chosen if component.layer == start})
         if kinds:
             checks.append(controls.self_patch(sweep, kinds, start))
@@ -69,10 +71,10 @@ def patch_each(
     return patches, controls.require(pd.concat(filled, ignore_index=True), sweep)
 
 
-def _each_in_tree(sweep: Sweep, tree: Tree, here: Sequence[Component], start: int) -> np.ndarray:
-    """delta with each component patched alone, [component, prompt of the tree]."""
+def _each_in_tree(sweep: Sweep, tree: Tree, here: Sequence[Component], start: int, more: list) -> np.ndarray:
+    """delta with each component patched alone, then of the rows ``more``: [component or row, prompt of the tree]."""
     source, target = sweep.source.at(tree.nodes), sweep.target.at(tree.nodes)
-    deltas = np.tile(sweep.target.delta[tree.prompts], (len(here), 1))  # [component, prompt]
+    deltas = np.tile(sweep.target.delta[tree.prompts], (len(here) + len(more), 1))
     changed, rows = [], []
     for k, component in enumerate(here):
         patch = sweep.patch(component, source)  # value [node, width]
@@ -80,7 +82,7 @@ def _each_in_tree(sweep: Sweep, tree: Tree, here: Sequence[Component], start: in
         if not torch.equal(patch.value, sweep.patch(component, target).value):
             changed.append(k)
             rows.append([patch])
-    deltas[changed] = sweep.deltas(tree, rows, start)
+    deltas[[*changed, *range(len(here), len(deltas))]] = sweep.deltas(tree, [*rows, *more], start)
     return deltas
 
 
