@@ -93,10 +93,7 @@ def test_an_adapter_on_the_head_is_refused_and_not_dropped(words):
     for name, value in wrapped.named_parameters():
         if "lora_B" in name:
             value.data.normal_()
-    for reading in (
-        lambda: decisions.measure(wrapped, words, PROMPTS),
-        lambda: patching.record(wrapped, words, PROMPTS),
-    ):
+    for reading in (decisions.measure, patching.record):
         with pytest.raises(RewiredError, match="output matrix.*lm_head.*linear modules of the layers"):
             reading(wrapped, words, PROMPTS)
     with wrapped.disable_adapter():
