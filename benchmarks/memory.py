@@ -5,7 +5,7 @@
     python benchmarks/memory.py --device cuda --rehearsal FOLDER    and each job of a finished rehearsal
 
 On a GPU the peaks are torch's own. On a CPU every tensor that torch makes is counted (`Tracker`), in bf16 and in the
-batches of a GPU, but for what is made for the processor's memory by name, such as recordings. Growths keep
+batches of a GPU, but for recordings, whose size is told apart. Growths keep
 Gemma-2's proportions (feed-forward 4, heads 8/9, vocabulary 111 times the width), so what is computed is a constant
 plus something proportional to the width: two widths at 26 layers give the real one. Weights are counted exactly.
 """
@@ -229,6 +229,13 @@ def on_cpu(widths: tuple[int, int], few_prompts: int) -> None:
         held = base if step == "training update" else base + 5 * adapter  # adapters in bf16: four variants and one more
         rows[step] = [held, rest, held + rest]
     report(f"extrapolated to {REAL} × {DEPTH}, GiB", ["weights", "beside them", "peak"], rows)
+    tokenizer = models.load_base(profiles.load("pocket"))[1]
+    for count in (few_prompts, 4 * few_prompts):
+        rows_ = capture.encode(tokenizer, prompts.scenario_set(per_scenario=count // 5)).rows
+        nodes = sum(len(tree.depth_of) for tree in recording.plant(rows_, recording.TREE_NODES)[0])
+        held = nodes * 2 * (DEPTH * (3 * REAL + 2048) + REAL) / GIB
+        there = "on the card" if held * GIB <= recording.ON_CARD else "in the processor's memory"
+        print(f"each recording of {count} prompts ({nodes} nodes) takes {held:.2f} GiB {there}, its W_O 0.23 GiB")
 
 
 def real_weights(rank: int) -> tuple[float, float]:
