@@ -8,6 +8,8 @@ BIN ?= .venv/bin
 
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
+# As it was typed: with its quotes, which a command line would take away, and with a $$ that make would read.
+export REWIRED_SET := $(value SET)
 
 # An environment of one's own (conda: BIN=$$CONDA_PREFIX/bin) is used as it is; .venv is made from the lock.
 READY := $(if $(filter .venv/bin,$(BIN)),.venv/installed)
@@ -19,8 +21,7 @@ help:            ## show this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*##/ :/' | awk -F ' : ' '{ printf "make %-8s %s\n", $$1, $$2 }'
 
 book: $(READY)   ## build the book: PROFILE=pocket PARTS=study SET="training.kl=0.1" CORES=2 CLUSTER=slurm
-	@$(BIN)/python tools/book.py --profile "$(PROFILE)" --parts "$(PARTS)" --set "$(SET)" --cores "$(CORES)" \
-		--cluster "$(CLUSTER)"
+	@$(BIN)/python tools/book.py --profile "$(PROFILE)" --parts "$(PARTS)" --cores "$(CORES)" --cluster "$(CLUSTER)"
 
 test: $(READY)   ## run the tests: TESTS=tests/test_runs.py for some of them
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal $(TESTS)

@@ -10,6 +10,7 @@ what they read.
 
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -18,19 +19,23 @@ ROOT = Path(workflow.basedir)
 sys.path[:0] = [str(ROOT / "lib"), str(ROOT / "tools")]
 import registry
 import stale
-from rewired import profiles
+from rewired import profiles, store
 
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 os.environ["REWIRED_BUILD"] = "1"
 
 P = profiles.load(config.get("profile", "pocket"), config.get("overrides", []))
-R = f"results/{P.name}"
+FOLDER = store.results_dir(P)  # as in every job; elsewhere if REWIRED_ROOT says so
+R = str(FOLDER.relative_to(ROOT) if FOLDER.is_relative_to(ROOT) else FOLDER)
+VARIANT = "|".join(map(re.escape, P.training.variants))  # in the names of files
 RUNS = [f"{variant}-{seed}" for variant in P.training.variants for seed in P.training.seeds]
-# Not in the commands themselves: another override must not make every job look changed.
-os.environ["REWIRED_PROFILE"] = str(config.get("profile", "pocket"))
-os.environ["REWIRED_OVERRIDES"] = json.dumps(config.get("overrides", []))
+# Not in the commands themselves: another override must not make every job look changed. A job reads its parameters as
+# YAML, and a name such as 2025_01 must stay one.
+NAME = str(config["profile"]) if "/" in str(config.get("profile", "")) else P.name
+os.environ["REWIRED_PROFILE"] = NAME if re.fullmatch("[a-z][a-z-]{2,}|.*/.*", NAME) else json.dumps(NAME)
+os.environ["REWIRED_OVERRIDES"] = json.dumps(config.get("overrides", []), ensure_ascii=False)
 RUN = (
-    "-- python -m rewired run-notebook {input.notebook} --out {output.notebook} "
+    "-- python -m rewired run-notebook {input.notebook} --out {output.notebook:q} "
     '-p "profile=$REWIRED_PROFILE" -p "overrides=$REWIRED_OVERRIDES"'
 )
 
@@ -77,7 +82,8 @@ def tables(names):
 def given(chapter):
     """The parameters of a chapter, as options: its own quick ones in a quick profile, then those of the profile."""
     parameters = (chapter.ci if P.quick else {}) | P.chapters.get(chapter.name, {})
-    return " ".join("-p " + shlex.quote(f"{key}={json.dumps(value)}") for key, value in parameters.items())
+    written = (f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in parameters.items())
+    return " ".join("-p " + shlex.quote(text) for text in written)
 
 
 rule book:
@@ -96,7 +102,7 @@ rule train:
     output:
         [f"{R}/runs/{{variant}}-{{seed}}/{file}" for file in RUN_FILES],
         notebook=f"{R}/notebooks/runs/{{variant}}-{{seed}}.ipynb",
-    wildcard_constraints: seed="[0-9]+"
+    wildcard_constraints: variant=VARIANT, seed="[0-9]+"
     params:
         base=BASE_HASH,
         profile=TRAIN_KEYS,
@@ -115,7 +121,7 @@ rule patch_pair:
     output:
         [f"{R}/pairs/{{source}}-{{source_seed}}-to-{{target}}-{{target_seed}}/{file}" for file in PAIR_FILES],
         notebook=f"{R}/notebooks/runs/{{source}}-{{source_seed}}-to-{{target}}-{{target_seed}}.ipynb",
-    wildcard_constraints: source="[A-Za-z0-9_]+", target="[A-Za-z0-9_]+", source_seed="[0-9]+", target_seed="[0-9]+"
+    wildcard_constraints: source=VARIANT, target=VARIANT, source_seed="[0-9]+", target_seed="[0-9]+"
     params:
         base=BASE_HASH,
         profile=PAIR_KEYS,
@@ -155,9 +161,11 @@ rule site:
         pages=PAGES,
         settings=["_config.yml", "_toc.yml", "tools/build_site.py", "tools/registry.py"],
     output: "_build/html/.built"  # a mark, so that the old pages stand until the new ones take their place
-    params: name=P.name
+    params:
+        name=P.name,
+        notebooks=f"{R}/notebooks",
     resources: mem_mb=4000, runtime=30
-    shell: f"python tools/build_site.py {R}/notebooks"
+    shell: "python tools/build_site.py {params.notebooks:q}"
 
 
 rule pocket_base:

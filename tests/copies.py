@@ -16,7 +16,8 @@ from pathlib import Path
 def stand_in(arguments):
     notebook, out = Path(arguments[1]), Path(arguments[3])
     given = dict(a.split("=", 1) for a in arguments if "=" in a)
-    results, stored = Path("results") / given["profile"], json.loads(notebook.read_text())
+    root = Path(os.environ.get("REWIRED_ROOT", "."))
+    results, stored = root / "results" / given["profile"].strip('"'), json.loads(notebook.read_text())
     if notebook.name == "train.ipynb":
         run = results / "runs" / f"{given['variant']}-{given['seed']}"
         names = "run.json log.parquet decisions.parquet policy.parquet".split()

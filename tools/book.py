@@ -10,16 +10,16 @@ import fcntl
 import json
 import os
 import re
-import shlex
 import shutil
 import sys
 from pathlib import Path
 
 import cards
 import registry
+import yaml
 from snakemake import cli as snakemake
 
-from rewired import games, profiles, prompts
+from rewired import games, profiles, prompts, store
 from rewired.errors import RewiredError, choice
 
 ROOT = profiles.ROOT
@@ -31,6 +31,11 @@ def check(profile: profiles.Profile) -> None:
     """Raise RewiredError when a name in the profile means nothing to the library, or its model folder is missing."""
     for variant in profile.training.variants:
         games.get_reward(variant)
+        if not re.fullmatch(r"[^\W\d][\w.+-]*", variant) or yaml.safe_load(variant) != variant:
+            raise RewiredError(
+                f"The reward {variant!r} names folders and is a value in command lines: it must begin with a letter, "
+                "hold letters, digits, '_', '-', '.' and '+' only, and not be a word such as yes or null. Rename it."
+            )
     games.get_reward(profile.training.first_reward or profile.training.variants[0])
     games.get_game(profile.prompts.game)
     games.get_opponent(profile.training.opponent)
@@ -73,6 +78,27 @@ def hand_on_cards(profile: profiles.Profile) -> list[int]:
     return found
 
 
+def separated(text: str) -> list[str]:
+    """The overrides of one text, each as it would stand in a profile: ``key=value`` with blanks, quotes and brackets in
+    the value. A new one begins after a blank that is outside quotes and brackets, and before a key."""
+    starts, depth, quote, position = [0], 0, "", 0
+    while position < len(text):
+        letter, before = text[position], text[position - 1 : position]
+        if quote:
+            position += letter == "\\" and quote == '"'  # and what it escapes
+            quote = "" if letter == quote else quote
+        elif letter in "\"'" and before in ("", *"=[{,: \t"):
+            quote = letter
+        elif not depth and letter.isspace() and re.match(r"\s+['\"]?[A-Za-z_][\w.]*=", text[position:]):
+            starts.append(position)
+        depth += 0 if quote else (letter in "[{") - (letter in "]}")
+        position += 1
+    pieces = [text[a:b].strip() for a, b in zip(starts, [*starts[1:], len(text)], strict=True)]
+    # one that is quoted as a whole, as a shell would have it
+    pieces = [p[1:-1] if p[:1] in ("'", '"') and p[-1] == p[0] else p for p in pieces]
+    return [piece for piece in pieces if piece]
+
+
 def own_the_folder() -> int:
     """Hold the build lock; waits, and says so, while another build runs here."""
     handle = os.open(ROOT / ".rewired.lock", os.O_RDWR | os.O_CREAT)
@@ -86,7 +112,7 @@ def own_the_folder() -> int:
 
 def sweep() -> None:
     """Remove temporary files and folders (``.name.partial-<process>``) whose process is gone."""
-    for folder in (ROOT / "results", ROOT / "_build"):
+    for folder in (store.results_dir("").parent, ROOT / "_build"):
         for left in sorted(folder.rglob(".*.partial-*"), reverse=True):
             if not cards.works(int(re.search(r"partial-(\d+)", left.name)[1])):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
@@ -114,14 +140,15 @@ def run_snakemake(*arguments: str) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default="pocket")
-    parser.add_argument("--set", default="", help="overrides, separated by blanks: training.kl=0.1 seed=3")
+    parser.add_argument("--set", help="overrides, separated by blanks: training.kl=0.1 seed=3; default: $REWIRED_SET")
     parser.add_argument("--parts", default="", help="folders of notebooks/, separated by blanks: study; default all")
     parser.add_argument("--cores", default=str(min(2, os.cpu_count() or 1)))
     parser.add_argument("--cluster", default="", help="slurm or kubernetes; default: this machine")
     parser.add_argument("snakemake", nargs="*", help="targets and options for Snakemake")
     chosen, more = parser.parse_known_args()
-    overrides, parts = shlex.split(chosen.set), chosen.parts.split()
+    parts = chosen.parts.split()
     try:
+        overrides = separated(os.environ.get("REWIRED_SET", "") if chosen.set is None else chosen.set)
         profile = profiles.load(chosen.profile, overrides)
         check(profile)
         found = hand_on_cards(profile)
@@ -143,7 +170,9 @@ def main() -> int:
         *(("--workflow-profile", str(PROFILES / chosen.cluster)) if chosen.cluster else ("--cores", chosen.cores)),
         *("--nolock", "--rerun-incomplete", "--quiet", "rules", "host", *more),
         *(("--resources", f"gpu_mem_mb={sum(found)}") if found else ()),
-        *("--config", f"profile={chosen.profile}", f"overrides={json.dumps(overrides)}", f"parts={json.dumps(parts)}"),
+        # Snakemake reads these as YAML: a profile named 2025_01 stays a name in quotes
+        *("--config", f"profile={json.dumps(chosen.profile)}"),
+        *(f"overrides={json.dumps(overrides, ensure_ascii=False)}", f"parts={json.dumps(parts)}"),
         *("--", *chosen.snakemake),
     )
     os.close(lock)

@@ -12,6 +12,7 @@ metric: each distinct beginning is run once, and all its continuations are drawn
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from itertools import pairwise
 from os.path import commonprefix
 
@@ -81,6 +82,8 @@ def hidden_states(model, rows: Sequence[Tokens], reads: Sequence[Tokens], batch_
     the order of the indices: [sum of the batch's reads, d_model] in fp32."""
     plain = network(model)
     decoder, device = plain.get_decoder(), plain.get_input_embeddings().weight.device
+    if "past_key_values" not in signature(decoder.forward).parameters:
+        raise RewiredError(f"{type(plain).__name__} keeps no keys and values of a text's beginning. Use a transformer.")
     for shared, families in _batches(rows, reads, batch_size):
         batch = [i for family in families for i in family]
         longest = max(len(rows[i]) for i in batch) - shared

@@ -18,7 +18,7 @@ import torch
 from rewired import answers
 from rewired.errors import RewiredError
 from rewired.models import Variants
-from rewired.prompts import Labels, Prompt, as_labels, chat, scenario_set
+from rewired.prompts import Labels, Prompt, as_labels, chat, scenario_set, turn
 from rewired.store import read_table
 
 Prompts = Sequence[Prompt]
@@ -40,8 +40,16 @@ class DecisionStep:
 
 
 def label_ids(tokenizer, label: str) -> tuple[int, ...]:
-    """The label's tokens in the form that the answer position elicits: no space before it."""
-    return tuple(tokenizer(label, add_special_tokens=False)["input_ids"])
+    """The label's tokens where an answer stands: after the chat's own, which another place may not give. RewiredError
+    where the label and the end of the chat become one token."""
+    before, after = chat(tokenizer, "?"), chat(tokenizer, "?", label)
+    if after[: len(before)] != before:
+        raise RewiredError(
+            f"The label {label!r} merges with the end of the chat template, {turn(tokenizer, '?')[-20:]!r}, as tokens "
+            f"{tokenizer.convert_ids_to_tokens(after)[-3:]}: none begins with the answer. Choose other labels "
+            "(prompts.labels), or a template that ends with a line break."
+        )
+    return tuple(after[len(before) :])
 
 
 def decision_step(tokenizer, labels: Labels | Sequence[str]) -> DecisionStep:
@@ -63,9 +71,12 @@ def one_token_apart(cooperate: Sequence[int], defect: Sequence[int]) -> bool:
 
 
 def end_of_turn(tokenizer) -> int:
-    """The token that ends an answer: ``<end_of_turn>``, or the end-of-sequence token where there is none."""
-    token = tokenizer.convert_tokens_to_ids("<end_of_turn>")
-    return tokenizer.eos_token_id if token in (None, tokenizer.unk_token_id) else token
+    """The token that ends an answer: the first special one that the chat's template writes after it, as
+    ``<end_of_turn>``; the end-of-sequence token where it writes none."""
+    said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    after = tokenizer.apply_chat_template(said, tokenize=False).rpartition("!")[2]
+    tokens, special = tokenizer(after, add_special_tokens=False)["input_ids"], tokenizer.get_added_vocab().values()
+    return next((token for token in tokens if token in special), tokenizer.eos_token_id)
 
 
 def measure(model, tokenizer, prompts: Prompts, batch_size: int = 64, labels=None, forms: bool = True) -> pd.DataFrame:
@@ -115,16 +126,18 @@ def read_move(answer: str, labels: Labels) -> str | None:
 
 
 def sample(
-    model, tokenizer, prompts: Prompts, n: int, temperature: float = 1.0, seed: int = 0, max_new_tokens: int = 8
+    model, tokenizer, prompts: Prompts, n: int, temperature: float = 1.0, seed: int = 0, max_new_tokens: int = 0
 ) -> pd.DataFrame:
-    """``n`` sampled answers to each prompt, until the end of turn or ``max_new_tokens``; see ``answers.sample``.
+    """``n`` sampled answers to each prompt, until the end of turn or ``max_new_tokens`` (0: 8, or what labels take).
 
     Columns: prompt_id, scenario, state, sample, answer, move (``"C"``, ``"D"`` or None for an illegal answer)."""
-    stops = frozenset({end_of_turn(tokenizer), tokenizer.eos_token_id})  # either ends an answer
-    how = answers.Sampling(n, stops, temperature, max_new_tokens)
-    likely = []  # a legal answer needs no more forward passes than these
+    stops = frozenset({end_of_turn(tokenizer), tokenizer.eos_token_id}) - {None}  # either ends an answer
+    likely, longest = [], max_new_tokens or 8  # a legal answer needs no more forward passes than these
     for i, prompt in enumerate(prompts):
-        likely += [(i, label_ids(tokenizer, word)) for word in (prompt.labels.cooperate, prompt.labels.defect)]
+        for word in (prompt.labels.cooperate, prompt.labels.defect):
+            likely.append((i, label_ids(tokenizer, word)))
+            longest = max_new_tokens or max(longest, len(likely[-1][1]) + 1)  # no label is cut
+    how = answers.Sampling(n, stops, temperature, longest)
     contexts = [chat(tokenizer, prompt) for prompt in prompts]
     drawn = answers.sample(model, contexts, how, torch.Generator().manual_seed(seed), likely)
     frames = []

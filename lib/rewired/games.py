@@ -10,9 +10,12 @@ the study, and adding a moral framework is one decorated function:
 ...     return min(turn.payoffs)
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
+from typing import SupportsFloat
 
 from rewired.errors import RewiredError, choice
 
@@ -89,16 +92,22 @@ class Turn:
 @dataclass(frozen=True)
 class Reward:
     """A moral framework. ``study`` is its name in the study, ``optimum`` the `best_moves` in the study's game. Call it
-    with a Turn to get the reward (float)."""
+    with a Turn to get the reward (float); RewiredError where that is no finite number."""
 
     name: str
     title: str
     study: str
-    optimum: Mapping[str, str | None]
     function: Callable[[Turn], float]
 
+    @cached_property
+    def optimum(self) -> Mapping[str, str | None]:
+        return MappingProxyType(best_moves(self, GAMES["prisoners_dilemma"]))
+
     def __call__(self, turn: Turn) -> float:
-        return float(self.function(turn))
+        paid = self.function(turn)
+        if not isinstance(paid, SupportsFloat) or not math.isfinite(paid):
+            raise RewiredError(f"The reward {self.name!r} gives {paid!r} for {turn}. Let its function give a number.")
+        return float(paid)
 
 
 REWARDS: dict[str, Reward] = {}
@@ -122,8 +131,7 @@ def reward(name: str, title: str, study: str = ""):
     """Decorator that adds ``f(turn) -> float`` to ``REWARDS`` under ``name``; see the module docstring."""
 
     def register(function: Callable[[Turn], float]) -> Callable[[Turn], float]:
-        best = best_moves(function, GAMES["prisoners_dilemma"])
-        REWARDS[name] = Reward(name, title, study, MappingProxyType(best), function)
+        REWARDS[name] = Reward(name, title, study, function)
         return function
 
     return register

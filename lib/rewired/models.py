@@ -64,9 +64,7 @@ def _device(profile: Profile) -> torch.device:
     if device == "cuda" and not present:
         fix = "Set it to auto or cpu (--set model.device=cpu), or install a CUDA build of the locked torch version."
         raise RewiredError(f"The profile sets model.device to cuda, but torch sees no CUDA device here. {fix}")
-    if device == "auto":
-        device = "cuda" if present else "cpu"
-    return torch.device(device)
+    return torch.device("cuda" if present and device == "auto" else device.replace("auto", "cpu"))
 
 
 def _model_folder(profile: Profile) -> Path | None:

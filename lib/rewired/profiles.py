@@ -169,6 +169,9 @@ def load(name_or_path: str | Path = "pocket", overrides: Mapping[str, Any] | Ite
 
 def _file(name_or_path: str | Path) -> Path:
     text = str(name_or_path)
+    if not isinstance(name_or_path, str | Path):  # papermill and Snakemake read the name 2025_01 as a number
+        same = (name for name in known_profiles() if assignment("", f"={name}", "")[1] == name_or_path)
+        text = next(same, text)
     file = Path(text) if text.endswith((".yaml", ".yml")) else ROOT / "config" / f"{text}.yaml"
     if "/" not in text and not text.endswith((".yaml", ".yml")) and text not in known_profiles():
         raise choice("profile", text, known_profiles(), "Name one of them, or the path of a YAML file of your own.")

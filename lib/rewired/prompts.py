@@ -36,10 +36,11 @@ class Labels:
 
     def __post_init__(self):
         a, b = self.cooperate, self.defect
-        if not a or not b or a.startswith(b) or b.startswith(a):
+        if a.startswith(b) or b.startswith(a) or [a.strip(), b.strip()] != [a, b]:
             raise RewiredError(
-                f"The labels {a!r} (cooperate) and {b!r} (defect) cannot be told apart: they must not be empty, equal, "
-                "or one the beginning of the other. Choose two labels such as action1 and action2."
+                f"The labels {a!r} (cooperate) and {b!r} (defect) cannot be told apart in an answer: they must not be "
+                "empty, equal, or one the beginning of the other, nor begin or end with white space. Choose two labels "
+                "such as action1 and action2."
             )
 
     def of(self, move: str) -> str:
@@ -250,9 +251,14 @@ def training_prompt(state: str, rng, matrices: Sequence[Sequence[int]], wordings
     return build(state, dilemma(*matrix), wording, labels, arrangement=arrangement)
 
 
-def chat(tokenizer, prompt: "Prompt | str") -> list[int]:
-    """Tokens of the prompt as one user turn, with one beginning-of-sequence token and the cue for the model's turn."""
-    text = prompt.text if isinstance(prompt, Prompt) else prompt
-    message = {"role": "user", "content": text}
-    rendered = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-    return tokenizer(rendered, add_special_tokens=False)["input_ids"]
+def turn(tokenizer, prompt: "Prompt | str") -> str:
+    """The prompt as one user turn in the model's chat template, and the cue for the model's turn. A template that can
+    let the model think first is told not to."""
+    message = {"role": "user", "content": prompt.text if isinstance(prompt, Prompt) else prompt}
+    silent = {"enable_thinking": False, "thinking": False}  # a template without these words does not mind
+    return tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True, **silent)
+
+
+def chat(tokenizer, prompt: "Prompt | str", answer: str = "") -> list[int]:
+    """Tokens of ``turn`` and the beginning of an answer. Special tokens are those that the template writes."""
+    return tokenizer(turn(tokenizer, prompt) + answer, add_special_tokens=False)["input_ids"]

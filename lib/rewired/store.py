@@ -24,7 +24,7 @@ FORMAT = 1
 def results_dir(profile: Profile | str) -> Path:
     """``results/<profile>`` in the repository, or under the folder that the variable REWIRED_ROOT names."""
     name = profile if isinstance(profile, str) else profile.name
-    return Path(os.environ.get("REWIRED_ROOT") or ROOT) / "results" / name
+    return ROOT / Path(os.environ.get("REWIRED_ROOT", "")).expanduser() / "results" / name
 
 
 def output_dir(profile: Profile | str) -> Path:

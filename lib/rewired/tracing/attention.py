@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from rewired.errors import RewiredError, choice
-from rewired.prompts import Prompt, chat
+from rewired.prompts import Prompt, chat, turn
 from rewired.tracing.anatomy import Anatomy, anatomy, chosen_layers
 from rewired.tracing.capture import BATCH_SIZE, batches, encode, read_out, read_positions
 from rewired.tracing.packed import forward
@@ -31,8 +31,7 @@ def spans(tokenizer, prompt: Prompt) -> dict[str, list[int]]:
     is ``start_token``, what is left over (the question, the template, the shared label prefix) is ``rest`` and not
     listed. Raises RewiredError for a tokenizer that does not tell which characters a token covers."""
     text = prompt.text.strip()
-    turn = [{"role": "user", "content": prompt.text}]
-    rendered = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    rendered = turn(tokenizer, prompt)
     start = rendered.find(text)
     if not getattr(tokenizer, "is_fast", False) or start < 0:
         raise RewiredError(

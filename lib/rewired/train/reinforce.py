@@ -379,9 +379,9 @@ def refuse_labels(model, tokenizer, training: Training, labels: Labels, batch_si
     decisions = training.episodes * training.steps_per_episode
     if longest > training.max_new_tokens or not mass * decisions >= 0.1:  # NaN as well
         raise RewiredError(
-            f"No training would ever be paid: the labels {labels.cooperate!r} and {labels.defect!r} take {longest} tokens, "
-            f"training.max_new_tokens allows {training.max_new_tokens}, and the base says either with probability "
-            f"{mass:.1g} (nan: it is damaged) in {decisions} decisions. Choose prompts.labels that it says and that fit."
+            f"No training would ever be paid: labels like {labels.defect!r} take {longest} tokens, and "
+            f"training.max_new_tokens allows {training.max_new_tokens}; the base says them in {mass:.1g} of {decisions} "
+            "answers (nan: it is damaged). Choose prompts.labels that it says and that fit, or raise that key."
         )
 
 
