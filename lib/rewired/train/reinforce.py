@@ -380,8 +380,8 @@ def refuse_labels(model, tokenizer, training: Training, labels: Labels, batch_si
     if longest > training.max_new_tokens or not mass * decisions >= 0.1:  # NaN as well
         raise RewiredError(
             f"No training would ever be paid: labels like {labels.defect!r} take {longest} tokens, and "
-            f"training.max_new_tokens allows {training.max_new_tokens}; the base says them in {mass:.1g} of {decisions} "
-            "answers (nan: it is damaged). Choose prompts.labels that it says and that fit, or raise that key."
+            f"training.max_new_tokens allows {training.max_new_tokens}; the base says them in {mass:.1g} of {decisions}"
+            " answers (nan: it is damaged). Choose prompts.labels that it says and that fit, or raise that key."
         )
 
 
