@@ -65,6 +65,18 @@ def test_where_a_trajectory_settles_by_its_definition():
     assert settle(path.assign(delta=1.0)).to_dict() == {"stabilizes": 0, "decided": 0}
 
 
+def test_the_shape_of_a_course_by_its_definition():
+    shape_of = claim_cells.defined("logit_lens", "shape_of")
+    courses = {
+        "rises and falls": [-8, 0, -2],
+        "falls and rises": [2, -6, 0],
+        "both": [0, 4, -4, 0],
+        "neither": [0, 4, 5],
+    }
+    assert {name: shape_of(pd.Series(course)) for name, course in courses.items()} == {name: name for name in courses}
+    assert shape_of(pd.Series([0.0, 10, 9])) == "neither", "a fifth of the range is the least bend"
+
+
 def test_contributions_and_their_sum(gemma, monkeypatch):
     monkeypatch.setattr(capture, "BATCH_SIZE", 4)
     model, tokenizer = gemma
