@@ -7,6 +7,7 @@ measured on a slice, its log entries included, without loading and the measureme
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,7 +19,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "lib")]
 
-from rewired import decisions, grow, models, profiles, prompts  # noqa: E402
+from rehearsal import grow  # noqa: E402
+from rewired import decisions, models, profiles, prompts  # noqa: E402
 from rewired.execute import start  # noqa: E402
 from rewired.tracing import patching  # noqa: E402
 from rewired.train import lora, reinforce  # noqa: E402
@@ -104,18 +106,33 @@ def training(profile: profiles.Profile, episodes: int) -> dict:
     return table | {"episodes a second": rate, "loading (s)": between - began, "peak (GiB)": peak()}
 
 
+def together(base: Path, count: int, options: list[str]) -> dict:
+    """Episodes a second of ``count`` trainings with the study's settings that share the card."""
+    words = [sys.executable, __file__, "--base", str(base), "--slice", *options]
+    running = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    told = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+    seconds = max(one["seconds"] for one in told)
+    rate = sum(one["episodes"] for one in told) / seconds
+    peaks = sum(one["peak (GiB)"] for one in told)
+    return {"runs": count, "seconds": seconds, "episodes a second, all": rate, "peaks, summed (GiB)": peaks}
+
+
 def show(title: str, table: dict) -> None:
     print(f"\n{title}")
     for name, value in table.items():
         print(f"  {name:46s} {value if isinstance(value, int) else round(value, 4)}", flush=True)
 
 
-def hours(swept: dict, study: dict, pocket: dict, rehearsal: Path | None) -> dict:
+def hours(swept: dict, study: dict, pocket: dict, shared: dict, rehearsal: Path | None) -> dict:
     """GPU-hours of twelve runs and the book, from the measured parts."""
     table = {}
     for name, measured in (("the study's settings", study), ("the batch of pocket", pocket)):
         once = measured["loading (s)"] + 3 * swept["the 60 prompts measured (s)"]
         table[f"twelve runs, {name} (h)"] = RUNS * (EPISODES / measured["episodes a second"] + once) / 3600
+    once = study["loading (s)"] + 3 * swept["the 60 prompts measured (s)"]
+    table[f"twelve runs, the study's settings, {shared['runs']} at a time (h)"] = (
+        RUNS * (EPISODES / shared["episodes a second, all"] + once) / 3600
+    )
     summary = rehearsal / "summary.json" if rehearsal else None
     if summary and summary.is_file():
         steps = json.loads(summary.read_text())
@@ -129,6 +146,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", type=Path, help="folder of a grown base; made when it is not given")
     parser.add_argument("--rehearsal", type=Path, help="folder of a finished rehearsal (--out)")
+    parser.add_argument("--together", type=int, default=4, help="trainings that share the card")
+    parser.add_argument("--slice", action="store_true", help="only a slice of the study's training, told as JSON")
     parser.add_argument("--tiny", action="store_true", help="a small growth: on a CPU")
     parser.add_argument("--episodes", type=int, default=40, help="of the training slices")
     chosen = parser.parse_args()
@@ -144,14 +163,20 @@ def main() -> int:
         study = profiles.load("gemma-2-2b-it", given)
         episodes = 4 if chosen.tiny else chosen.episodes
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+        if chosen.slice:
+            print(json.dumps(training(study, episodes)))
+            return 0
         print(f"{device}, torch {torch.__version__}")
         swept = sweep(rehearsal, repeats=1 if chosen.tiny else 3)
         show("Patching: a sweep of every head and MLP, with controls", swept)
         slow = training(study, episodes)
         show("Training with the study's settings (batch 5, accumulated 4 times)", slow)
+        options = ["--tiny"] if chosen.tiny else ["--episodes", str(episodes)]
+        shared = together(base, 1 if chosen.tiny else chosen.together, options)
+        show("The same, several runs on the card at once", shared)
         fast = training(rehearsal, 2 * episodes)
         show("Training with the batch of pocket (40 decisions, 2 minibatches)", fast)
-        show("By arithmetic", hours(swept, slow, fast, chosen.rehearsal))
+        show("By arithmetic", hours(swept, slow, fast, shared, chosen.rehearsal))
     return 0
 
 
