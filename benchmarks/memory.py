@@ -27,7 +27,8 @@ from torch.utils._pytree import tree_leaves
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "lib"), str(ROOT / "benchmarks")]
 
-from rewired import decisions, grow, models, profiles, prompts  # noqa: E402
+from rehearsal import grow  # noqa: E402
+from rewired import decisions, models, profiles, prompts  # noqa: E402
 from rewired.tracing import attention, attribution, capture, patching, recording  # noqa: E402
 from rewired.train import lora, reinforce  # noqa: E402
 

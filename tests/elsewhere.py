@@ -1,7 +1,7 @@
 """A device that is not there: tensors keep their real values on the CPU, and a mark says that they live elsewhere.
 
-Under `Elsewhere` the name ``cuda`` works on any machine. What is made or moved there is marked, and all that is computed
-from it; ``.device`` says so. Where an operation meets a marked and an unmarked tensor it raises as a GPU
+Under `Elsewhere` the name ``cuda`` works on any machine. What is made or moved there is marked, and all that is
+computed from it; ``.device`` says so. Where an operation meets a marked and an unmarked tensor it raises as a GPU
 would: a tensor that was made without its device, or numbers taken to NumPy without ``.cpu()``."""
 
 import contextlib

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from rewired import decisions, grow, models, profiles, prompts
+from rehearsal import grow
+from rewired import decisions, models, profiles, prompts
 from rewired.__main__ import app
 from rewired.errors import RewiredError
 from rewired.tracing import patching

@@ -122,7 +122,7 @@ def grow_base(profile: profiles.Profile) -> None:
     """Make the base of a profile that sets ``model.like``, unless it is there."""
     folder = ROOT / profile.model.path
     if profile.model.like and not folder.is_dir():
-        from rewired import grow
+        from rehearsal import grow
 
         print(f"{profile.model.path} is made: the shipped base in the shape of {profile.model.like}", flush=True)
         grow.grow(ROOT / "models" / "pocket", folder, profile.model.like, profile.model.dtype)

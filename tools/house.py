@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+BESIDE = {"replication", "rehearsal"}
+"""Packages beside the library that are built on it."""
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["house"]
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
@@ -114,9 +116,10 @@ def problems_of_imports() -> Iterator[str]:
         packages = packages_of(ast.walk(tree))
         if "corpora" in packages:
             yield f"{name} imports a corpus, and rewired must not know any"
-        at_the_top = "replication" in packages_of(tree.body)
-        if "replication" in packages and (at_the_top or file.name != "__main__.py"):
-            yield f"{name} imports replication, which only a function of __main__.py may do"
+        at_the_top = packages_of(tree.body)
+        for package in BESIDE & packages:
+            if package in at_the_top or file.name != "__main__.py":
+                yield f"{name} imports {package}, which only a function of __main__.py may do"
 
 
 def packages_of(nodes: Iterable[ast.AST]) -> set[str]:

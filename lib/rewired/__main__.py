@@ -42,7 +42,7 @@ def grow(
     dtype: Annotated[Literal["float32", "bfloat16"], typer.Option(help="of the weights")] = "bfloat16",
 ) -> None:
     """Write a small base in the shape of a larger model, computing the same: a rehearsal for the real size."""
-    from rewired import grow
+    from rehearsal import grow
 
     sizes = {"num_hidden_layers": layers, "hidden_size": width, "head_dim": head_dim}
     typer.echo(grow.grow(base, out, like, dtype, **{name: size for name, size in sizes.items() if size}))

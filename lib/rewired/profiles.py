@@ -27,7 +27,7 @@ class Section(BaseModel):
 
 class Model(Section):
     path: str = Field(min_length=1)  # a folder (from the repository) or a hub id
-    like: str | None = None  # made when missing: the shipped base in this shape, see `rewired.grow`
+    like: str | None = None  # made when missing: the shipped base in this shape, see `rehearsal.grow`
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
