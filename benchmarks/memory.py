@@ -1,6 +1,6 @@
 """Peak memory of every step: a training update, a pair, and what the chapters ask of a model.
 
-    python benchmarks/memory.py                   on a CPU: small growths of the shipped base, about three minutes
+    python benchmarks/memory.py                   on a CPU: small growths of the shipped base, about six minutes
     python benchmarks/memory.py --device cuda     on a GPU, at the real size: in grown weights, or in --model FOLDER
     python benchmarks/memory.py --device cuda --rehearsal FOLDER    and each job of a finished rehearsal
 
