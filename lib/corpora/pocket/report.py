@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from corpora.pocket import corpus
-from corpora.pocket.recipe import tokenize
 from rewired import decisions
 from rewired.answers import answer_logits, log_probability, logprobs
 from rewired.prompts import SCENARIOS, Labels, Prompt, held_out, held_out_set, scenario_set
@@ -28,10 +27,17 @@ FLOORS = {"seen labels": 0.98, "unseen labels": 0.95, "unseen wordings": 0.70}
 
 
 def context_of(tokenizer, chat: corpus.Chat) -> list[int]:
-    """The tokens of a chat up to where its last answer begins; earlier answers stand in it as they are."""
-    *before, (text, _) = chat
-    ids, _ = tokenize(tokenizer, [*before, (text, "")])
-    return ids[:-2]  # without the end of the empty answer's turn and the line break after it
+    """The tokens of a chat, in the model's own template, up to where its last answer begins."""
+    turns = []
+    for user, answer in chat:
+        turns += [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]
+    text = tokenizer.apply_chat_template(turns[:-1], tokenize=False, add_generation_prompt=True)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def answer_of(tokenizer, chat: corpus.Chat) -> list[int]:
+    """The tokens of a chat's last answer and the end of its turn."""
+    return [*decisions.label_ids(tokenizer, chat[-1][1]), decisions.end_of_turn(tokenizer)]
 
 
 def answer_scores(model, tokenizer, chats: Sequence[corpus.Chat], batch_size: int = BATCH_SIZE) -> pd.DataFrame:
@@ -40,7 +46,7 @@ def answer_scores(model, tokenizer, chats: Sequence[corpus.Chat], batch_size: in
     contexts, answers = [], []
     for chat in chats:
         contexts.append(context_of(tokenizer, chat))
-        answers.append(tokenizer(chat[-1][1] + "<end_of_turn>", add_special_tokens=False)["input_ids"])
+        answers.append(answer_of(tokenizer, chat))
     logp, exact = np.empty(len(chats)), np.empty(len(chats), dtype=bool)
     for i, _, capped in answer_logits(model, contexts, answers, batch_size):  # capped [token, vocabulary]
         logp[i] = log_probability(capped, answers[i])
