@@ -215,6 +215,15 @@ def test_a_reward_may_have_digits_in_its_name_and_be_patched(registered, tmp_pat
             book.check(profiles.load("ci", {**pairs, "training.variants": ["care2", "strategic", name]}))
 
 
+@pytest.mark.parametrize(
+    ("matrix", "states"), [((5, 2, 9, 4), ("CC", "CD")), ((7, 1, 8, 5), ("DC", "DD")), ((3, 0, 4, 1), ())]
+)
+def test_the_best_move_is_that_of_a_prompts_own_matrix(matrix, states):
+    """Where the points of both are more after a defection, the utilitarian reward asks for it."""
+    best = games.best_moves(games.get_reward("utilitarian"), games.dilemma(*matrix))
+    assert {state for state, move in best.items() if move == "D"} == set(states)
+
+
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
