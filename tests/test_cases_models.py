@@ -238,7 +238,7 @@ def test_labels_that_can_never_be_paid_are_refused_before_training(tmp_path, mon
     few_prompts(monkeypatch)
     monkeypatch.setattr(reinforce, "learn", lambda *_: pytest.fail("it began to learn"))
     p = profiles.load("ci", {"prompts.labels": list(pair), **LITTLE})
-    with pytest.raises(RewiredError, match=r"No training would ever be paid.*prompts\.labels"):
+    with pytest.raises(RewiredError, match=r"would be (paid|legal).*prompts\.labels"):
         reinforce.train(p, "utilitarian", 1, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
