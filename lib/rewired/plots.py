@@ -121,11 +121,13 @@ def spread(count: int, width: float) -> np.ndarray:
 
 @look
 def legend(figure: Figure, axes: Axes, **options) -> None:
-    """One legend above all panels, made of the labelled artists of ``axes``."""
+    """One legend above all panels, made of the labelled artists of ``axes``: in three columns, or as many as fit."""
     handles, labels = axes.get_legend_handles_labels()
-    columns = options.pop("ncols", min(len(labels), 3))
-    if labels:
-        figure.legend(handles, labels, loc="outside upper center", ncols=columns, **options)
+    for columns in range(min(len(labels), options.pop("ncols", 3)), 0, -1):
+        drawn = figure.legend(handles, labels, loc="outside upper center", ncols=columns, **options)
+        if columns == 1 or drawn.get_window_extent().width <= figure.bbox.width:
+            break
+        drawn.remove()
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:
@@ -260,7 +262,7 @@ def lines(
         draw_lines(ax, part, x, value, series, run, names)
         _label(ax, title, x.replace("_", " "), ylabel)
     if len(names) > 1 and panel != series:
-        legend(figure, axes[0], ncols=min(len(names), 3))
+        legend(figure, axes[0])
     return figure
 
 

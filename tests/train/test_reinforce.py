@@ -259,6 +259,7 @@ def test_a_model_of_the_real_width_trains_measures_and_samples(tmp_path, monkeyp
         num_key_value_heads=4, head_dim=256, query_pre_attn_scalar=256, sliding_window=4096, scale=0.02,
     )  # fmt: skip
     monkeypatch.setattr(reinforce, "held_out_set", lambda labels: held_out_set(labels)[::32])
+    monkeypatch.setattr(reinforce, "refuse_labels", lambda *_: None)  # random weights never say a label
     few = {"training.episodes": 1, "training.ppo_epochs": 1, "training.gradient_accumulation": 1}
     p = profiles.load("gemma-2-2b-it", {"model.path": str(folder), "model.device": "cpu", **few})
     assert (p.training.lora_rank, p.training.lora_alpha, p.training.batch_size) == (64, 32, 5)

@@ -377,11 +377,16 @@ def refuse_labels(model, tokenizer, training: Training, labels: Labels, batch_si
     longest = max(len(label_ids(tokenizer, label)) for label in (labels.cooperate, labels.defect))
     mass = probe(model, tokenizer, labels, batch_size)["legal_mass"].mean()
     decisions = training.episodes * training.steps_per_episode
-    if longest > training.max_new_tokens or not mass * decisions >= 0.1:  # NaN as well
+    if longest > training.max_new_tokens:
         raise RewiredError(
-            f"No training would ever be paid: labels like {labels.defect!r} take {longest} tokens, and "
-            f"training.max_new_tokens allows {training.max_new_tokens}; the base says them in {mass:.1g} of {decisions}"
-            " answers (nan: it is damaged). Choose prompts.labels that it says and that fit, or raise that key."
+            f"Labels like {labels.defect!r} take {longest} tokens, but an answer ends after training.max_new_tokens = "
+            f"{training.max_new_tokens}: no answer would be legal. Raise that key, or choose shorter prompts.labels."
+        )
+    if not mass * decisions >= 0.1:  # NaN as well
+        raise RewiredError(
+            f"The base says {labels.cooperate!r} or {labels.defect!r} with probability {mass:.1g}: of {decisions} "
+            "answers hardly one would be paid. Choose prompts.labels that it says (if the probability is nan, its "
+            "weights are damaged)."
         )
 
 
