@@ -30,6 +30,8 @@ def test_every_excerpt_is_found(folder, tmp_path):
     printed = quotes.check(folder, tmp_path / "found.csv")
     assert f"{len(EXCERPTS)} excerpts stand in the texts" in printed and "blog as saved.txt" in printed
     assert (tmp_path / "found.csv").read_text().count("\n") >= len(EXCERPTS)
+    with pytest.raises(RewiredError, match="must end in .csv"):
+        quotes.check(folder, tmp_path)
 
 
 def spoil(folder, source, old, new) -> None:

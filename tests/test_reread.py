@@ -164,8 +164,9 @@ def write_patches(folder, random):
                 change = float(changes[scenario, variant][SITES.index(re.sub(r"H\d+", "_ATTN", name))])
                 change -= 0.5 * (name == "L7H1" and variant == 2)  # one head that is not its whole layer
                 about = {"source_model": source, "target_model": target, "component": name, "scenario": scenario}
-                delta = {"baseline_delta": -2.0, "patched_delta": change - 2, "delta_change": change}
-                rows.append(about | delta | {"action_flipped": change > 2})
+                unpatched = -2.0 - 0.25 * source_of(variant)
+                delta = {"baseline_delta": unpatched, "patched_delta": change + unpatched, "delta_change": change}
+                rows.append(about | delta | {"action_flipped": change + unpatched > 0})
         made[pair] = pd.DataFrame(rows)
         write(folder, f"{OUT}/patching/patch_results_{pair}.csv", made[pair])
         circuits = {"scenario": [s for s, _ in PROMPTS], "variant": [v for _, v in PROMPTS]}
@@ -363,8 +364,33 @@ DAMAGES = [
         lambda text: text.replace("L9_", "L99_"),
         "component",
     ),
+    (
+        "component_interactions/component_activations_PT3_COREDe.json",
+        lambda text: text.replace("CC_continue", "CC_began"),
+        "scenario and variant",
+    ),
+    (
+        "component_interactions/component_activations_PT3_COREUt.json",
+        lambda text: re.sub(r"(_ATTN\": )[\d.]+", r"\1Infinity", text),
+        "finite numbers",
+    ),
+    (
+        "component_interactions/component_activations_PT3_COREUt.json",
+        lambda text: re.sub(r"((_ATTN|_MLP)\": )[\d.]+", r"\g<1>7.0", text),
+        "no component varies",
+    ),
+    ("patching/patch_results_" + PAIRS[2] + ".csv", lambda text: reordered(text), "study's order"),
+    ("logit_lens/decision_statistics_by_variant.csv", lambda text: text.replace(",base,", ",,", 1), "in: ''"),
     ("weight_analysis/adapter_similarity_cosine.csv", lambda text: text.partition("\n")[2], "rows"),
 ]
+
+
+def reordered(text):
+    """The first prompt's answer without a patch is exchanged with the third's, for one component alone."""
+    head, *rows = text.splitlines(keepends=True)
+    own = [k for k, row in enumerate(rows) if ",L5H0,CC_continue," in row]
+    rows[own[0]], rows[own[2]] = rows[own[2]], rows[own[0]]
+    return "".join([head, *rows])
 
 
 @pytest.mark.parametrize("name, damage, said", DAMAGES)

@@ -124,7 +124,7 @@ class Clone:
         """Raises RewiredError unless the values of a column are the expected ones, each of them at least once."""
         found, expected = set(found), set(expected)
         if found != expected:
-            odd = ", ".join(sorted(map(str, found ^ expected))[:8])
+            odd = ", ".join(sorted(str(value) or "''" for value in found ^ expected)[:8])
             raise self.changed(name, f"its column {column} differs from what is expected in: {odd}")
 
     def _text(self, name: str) -> str:

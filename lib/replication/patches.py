@@ -7,6 +7,7 @@ nulls are computed with the functions of the chapter on interactions, `rewired.i
 import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -52,6 +53,10 @@ def patches(clone: Clone, experiment: str) -> pd.DataFrame:
     table["variant"] = table.groupby(["scenario", "component"]).cumcount()
     if table["variant"].max() >= VARIANTS:
         raise clone.changed(name, "a scenario and component stand there more than three times")
+    # An unpatched answer does not depend on the patch: one value a prompt, or the rows stand in another order.
+    unpatched = table.groupby(["scenario", "variant"])["baseline_delta"]
+    if (unpatched.max() - unpatched.min()).max() > 1e-3:
+        raise clone.changed(name, "baseline_delta differs within a prompt; the rows are expected in the study's order")
     # What follows from other columns must follow: a number changed by hand is noticed.
     if (table["patched_delta"] - table["baseline_delta"] - table["delta_change"]).abs().max() > 1e-6:
         raise clone.changed(name, "delta_change is not patched_delta less baseline_delta")
@@ -176,10 +181,14 @@ def activations(clone: Clone, model: str) -> pd.DataFrame:
     except (KeyError, TypeError, ValueError):
         expected = "`scenario`, `variant` and `component_activations`"
         raise clone.changed(name, f"it is not a list of records with {expected}") from None
-    if table.shape != (PROMPTS, SITES) or table.isna().any(axis=None) or len(set(places)) != PROMPTS:
-        raise clone.changed(
-            name, f"it holds {table.shape[0]} x {table.shape[1]} values; {PROMPTS} x {SITES} are expected"
-        )
+    if table.shape != (PROMPTS, SITES):
+        found = f"it holds {table.shape[0]} x {table.shape[1]} values"
+        raise clone.changed(name, f"{found}; {PROMPTS} x {SITES} are expected")
+    if not np.isfinite(table).all(axis=None):
+        raise clone.changed(name, "a record lacks a number that others have; finite numbers are expected everywhere")
+    clone.expect(name, "scenario and variant", places, product(SCENARIOS, range(VARIANTS)))
+    if not (table.nunique() > 1).any():
+        raise clone.changed(name, "no component varies over the prompts; sizes that vary are expected")
     clone.expect(name, "component_activations", table.columns, sites(pd.Series(sorted(LABELS))))
     table.index = pd.MultiIndex.from_tuples(places, names=["scenario", "variant"])
     return table

@@ -103,13 +103,15 @@ def compare(folder: Path, excerpts: pd.DataFrame) -> pd.DataFrame:
 
 
 def check(folder: Path, out: Path | None = None) -> str:
-    """Hold every excerpt against the folder and return a table of what was found, also written to ``out`` (CSV).
+    """Hold every excerpt against the folder and return a table of what was found, also written to ``out``.
 
     Raises RewiredError, naming file, excerpt and line, where a text is missing, or an excerpt is not in it letter for
     letter at the line that it names."""
     table = compare(Path(folder), load())
     if out is not None:
-        table.drop(columns="words").to_csv(out)
+        from replication.reread import write  # heavy, and not needed otherwise
+
+        write(table.drop(columns="words").reset_index(), out)
     wrong = table[table["found"] != table["line"]]
     if len(wrong):
         problems = []
