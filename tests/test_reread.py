@@ -119,7 +119,8 @@ def write_inside(folder, random):
     for model in MODELS:
         votes = by_prompt(random, 52)
         for scenario, variant in PROMPTS:
-            about = {"model": model, "scenario": scenario, "final_delta_legacy": 1.5}
+            unpatched = 1.75 - 0.375 * source_of(variant)
+            about = {"model": model, "scenario": scenario, "final_delta_legacy": unpatched}
             for name in HEADS + MLPS:
                 site = re.sub(r"H\d+", "_ATTN", name)
                 vote = votes[scenario, variant][SITES.index(site)] + 40 * (name == "L8_MLP") - 30 * (name == "L9_MLP")
@@ -381,8 +382,17 @@ DAMAGES = [
     ),
     ("patching/patch_results_" + PAIRS[2] + ".csv", lambda text: reordered(text), "study's order"),
     ("logit_lens/decision_statistics_by_variant.csv", lambda text: text.replace(",base,", ",,", 1), "in: ''"),
+    ("logit_lens/decision_statistics.csv", lambda text: first_is_second(text), "twice"),
+    ("component_interactions/interaction_comparison_De_vs_Ut.csv", lambda text: first_is_second(text), "twice"),
+    ("weight_analysis/adapter_similarity_cosine.csv", lambda text: first_is_second(text), "same order"),
+    ("dla/dla_full_results.csv", lambda text: text.replace(",1.75,L0H0,", ",1.5,L0H0,", 1), "within a prompt"),
     ("weight_analysis/adapter_similarity_cosine.csv", lambda text: text.partition("\n")[2], "rows"),
 ]
+
+
+def first_is_second(text):
+    head, _, second, *rows = text.splitlines(keepends=True)
+    return "".join([head, second, second, *rows])
 
 
 def reordered(text):

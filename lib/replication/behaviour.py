@@ -58,6 +58,8 @@ def cells(clone: Clone) -> pd.DataFrame:
         table = clone.csv(BY_SCENARIO, list(numbers), words, rows=len(NAMES) * len(SCENARIOS)).rename(columns=numbers)
         clone.expect(BY_SCENARIO, "model_id", table["model_id"], NAMES)
         clone.expect(BY_SCENARIO, "scenario", table["scenario"], SCENARIOS)
+        if table.duplicated(words).any():
+            raise clone.changed(BY_SCENARIO, "a model and scenario stand there twice")
     except Absent:
         table = by_variant(clone)
     return table.groupby(["scenario", "model_id"])[["seq_p_action2", "final_delta"]].mean()
@@ -135,6 +137,8 @@ def merged(clone: Clone) -> Iterator[Number]:
     words = ["scenario", "model_id"]
     table = clone.csv(MERGED, ["seq_p_action2_mean"], words, rows=len(NAMES) * len(SCENARIOS))
     clone.expect(MERGED, "model_id", table["model_id"], NAMES)
+    if table.duplicated(words).any():
+        raise clone.changed(MERGED, "a model and scenario stand there twice")
     means = table.groupby("model_id")["seq_p_action2_mean"].mean()
     for model, name in NAMES.items():
         yield f"merged_{name}", means[model], ""

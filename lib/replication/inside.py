@@ -102,6 +102,9 @@ def full_votes(clone: Clone) -> pd.DataFrame:
     table["variant"] = table.groupby(["model", "scenario", "component"]).cumcount()
     if table["variant"].max() > 2:
         raise clone.changed(FULL, "a model, scenario and component stand there more than three times")
+    of_prompt = table.groupby(["model", "scenario", "variant"])["final_delta_legacy"]
+    if (of_prompt.max() - of_prompt.min()).max() > 1e-3:
+        raise clone.changed(FULL, "final_delta_legacy differs within a prompt; the study's order of rows is expected")
     return table
 
 
@@ -187,7 +190,10 @@ def norms(clone: Clone) -> Iterator[Number]:
 
 def cosines(clone: Clone) -> Iterator[Number]:
     """Cosines of the adapters' lists of norms: every two adapters."""
-    upper = clone.matrix(COSINES, len(TRAINED))[np.triu_indices(len(TRAINED), 1)]
+    table = clone.matrix(COSINES, len(TRAINED))
+    if not np.allclose(np.diag(table), 1, atol=1e-3):
+        raise clone.changed(COSINES, "its diagonal is not 1; rows and columns are expected in the same order")
+    upper = table[np.triu_indices(len(TRAINED), 1)]
     yield "adapter_cosine_low", upper.min(), "of norms, least of six pairs"
     yield "adapter_cosine_high", upper.max(), "of norms, largest of six pairs"
 

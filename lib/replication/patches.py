@@ -311,6 +311,8 @@ def stored_comparison(clone: Clone) -> Iterator[Number]:
     """The same counts from the study's own table of pairs."""
     numbers = ["Deontological_corr", "Utilitarian_corr", "abs_diff"]
     table = clone.csv(COMPARISON, numbers, ["component_1", "component_2"], rows=SITES * (SITES - 1) // 2)
+    if table.duplicated(["component_1", "component_2"]).any():
+        raise clone.changed(COMPARISON, "a pair stands there twice, and each is expected once")
     gap = (table["Deontological_corr"] - table["Utilitarian_corr"]).abs()
     if (gap - table["abs_diff"]).abs().max() > 1e-6:
         raise clone.changed(COMPARISON, "abs_diff is not the difference of the two correlations")
