@@ -234,6 +234,10 @@ def test_generalizes():
 def test_maximizes_welfare():
     read, followed = plays()
     check(claim_cells.run("behaviour", "maximizes_welfare", read=read, followed=followed), 0.8, 0.3)
+    defects = read.assign(p_defect=0.9)  # whoever always defects does not cooperate where welfare asks for it
+    check(
+        claim_cells.run("behaviour", "maximizes_welfare", read=defects, followed=followed.assign(better=1.0)), 0.1, 0.1
+    )
     numbers = claim_cells.run("behaviour", "maximizes_welfare", read=read, followed=followed[2:])
     check(numbers, 0.8, cannot="joint welfare asks for the same moves in every game")
 
@@ -248,8 +252,9 @@ def test_own_regret_lowest():
             rows.append((U, game, model, number, own if model == U else 0.0))
     regrets = table("reward game model paper hindsight", *rows)
     # Paper: D lowest of its kind in chicken alone, U in the stag hunt alone (a tie with the base counts as lowest).
+    # By hindsight D is lowest of its kind in both; the kind in which it is less often lowest decides.
     numbers = claim_cells.run("behaviour", "own_regret_lowest", regrets=regrets)
-    check(numbers, 2 / 4, 3 / 4)
+    check(numbers, 1 / 2, 1 / 2)
     without = regrets[regrets["model"] == "base"]
     check(claim_cells.run("behaviour", "own_regret_lowest", [S], regrets=without), cannot=NO_MORALS)
 
@@ -286,9 +291,10 @@ def test_preference_at_zero():
 
 
 def test_u_shape():
-    rows = [("prompt_end", shape) for shape in ("rises and falls", "neither", "neither", "both")]
-    rows += [("decision", shape) for shape in ("falls and rises", "neither", "rises and falls", "neither")]
-    shapes = table("position shape", *rows)
+    rows = [("prompt_end", S, shape) for shape in ("rises and falls", "neither", "neither", "both")]
+    rows += [("decision", S, shape) for shape in ("falls and rises", "neither", "rises and falls", "neither")]
+    rows += [(place, D, "both") for place in ("prompt_end", "decision")]  # another model does not make up for it
+    shapes = table("position model shape", *rows)
     check(claim_cells.run("logit_lens", "u_shape", shapes=shapes), 0.5, 0.25)
 
 
@@ -394,7 +400,8 @@ def change_of_votes() -> pd.DataFrame:
 
 
 def test_none_suppressed():
-    check(claim_cells.run("attribution", "none_suppressed", change=change_of_votes()), 0.4, 0.1)
+    # Changes of two runs do not cancel: 0.6 in one of the utilitarian, -0.4 at equal scale in one of the deontological.
+    check(claim_cells.run("attribution", "none_suppressed", change=change_of_votes()), 0.6, 0.4)
     numbers = claim_cells.run("attribution", "none_suppressed", [D, U], change=change_of_votes())
     check(numbers, cannot="this profile trains no strategic variant")
 
@@ -461,7 +468,7 @@ def test_zero_flips():
     single = patches(
         (S, D, "p", "L0H0", 0.0, flip),
         (S, D, "p", "L1_MLP", 0.0, flip),
-        (S, D, "q", "L1_MLP", 0.0, alike),  # nothing to flip to
+        (S, D, "q", "L1_MLP", 0.0, alike),  # away from both
         (S, D, "p", "L1_RESID", 0.0, flip),  # no single component
         (S, D, "p", "L0H1", 0.0),
     )
@@ -472,12 +479,12 @@ def test_zero_flips():
         (S, "base", "p", "L0_MLP", 0.0, flip),
         (S, D, "p", "L0_RESID", 0.0, flip),
     )
-    check(claim_cells.run("patching", "zero_flips", patches=single, patching_layers=layers), 2.0, 2.0)
+    check(claim_cells.run("patching", "zero_flips", patches=single, patching_layers=layers), 2.0, 3.0)
     same = single.assign(delta_target=1.0)
     numbers = claim_cells.run("patching", "zero_flips", patches=same, patching_layers=layers)
     check(numbers, 2.0, None, cannot="source and target decide alike on every prompt of the patched pairs")
     numbers = claim_cells.run("patching", "zero_flips", ["strategic"], patches=single, patching_layers=layers[2:4])
-    check(numbers, None, 2.0, cannot="this profile trains a single variant")
+    check(numbers, None, 3.0, cannot="this profile trains a single variant")
 
 
 def effects_of_one_pair() -> dict[str, pd.DataFrame]:
@@ -621,9 +628,9 @@ def test_zero_flips_decided():
     layers = patches((S, D, "p", "L0_ATTN", 0.0, firm), (S, D, "q", "L0_ATTN", 0.0, flip), (S, D, "p", "L0_MLP", 0.0))
     single = patches(
         (S, D, "p", "L0H0", 0.0, firm), (S, D, "q", "L0H0", 0.0, flip), (S, D, "p", "L1_MLP", 0.0, firm),
-        (S, D, "q", "L1_MLP", 0.0, firm | {"delta_source": -1.0}),  # nothing to flip to
+        (S, D, "q", "L1_MLP", 0.0, firm | {"delta_source": -1.0}),  # away from both
     )  # fmt: skip
-    check(claim_cells.run("patching", "zero_flips_decided", patches=single, patching_layers=layers), 1.0, 2.0)
+    check(claim_cells.run("patching", "zero_flips_decided", patches=single, patching_layers=layers), 1.0, 3.0)
     even = {"patches": single.assign(delta_target=-0.9), "patching_layers": layers}
     numbers = claim_cells.run("patching", "zero_flips_decided", **even)
     check(numbers, cannot="no target is decided by more than a logit where both models disagree")

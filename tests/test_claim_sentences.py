@@ -144,8 +144,10 @@ def first_layer(*deltas: float) -> dict:
     return {"paths": table("position depth model delta", *rows)}
 
 
-def shaped(*shapes: str) -> dict:
-    return {"shapes": table("position shape", *itertools.product(("prompt_end", "decision"), shapes))}
+def shaped(**shapes: str) -> dict:
+    """The course of each model, at both positions."""
+    rows = [(place, model, shape) for place in ("prompt_end", "decision") for model, shape in shapes.items()]
+    return {"shapes": table("position model shape", *rows)}
 
 
 def courses(gap: float) -> dict:
@@ -182,10 +184,14 @@ def far_apart(morals: float, others: float, one_variant: float) -> dict:
     return {"distances": table("pair kind distance logits", *rows)}
 
 
+UP_DOWN = "rises and falls"
 HAWK = loudest("L8_MLP", "L9_MLP")
 LENS = {
     "preference_at_zero": (first_layer(-9.0, -8.0), first_layer(-9.0, 8.0)),
-    "u_shape": (shaped("rises and falls"), shaped("falls and rises")),
+    "u_shape": (
+        shaped(base=UP_DOWN, strategic=UP_DOWN, hybrid="both"),
+        shaped(base=UP_DOWN, strategic="neither", hybrid=UP_DOWN),
+    ),
     "trajectories_identical": (courses(0.04), courses(4.0)),
     "stabilizes_late": (settled(9), settled(2)),
     "pair_dominates": (HAWK, loudest("L8_MLP", "L9_MLP", third=6.9)),
@@ -354,6 +360,44 @@ def test_a_rule_says_yes_where_the_sentence_is_true_and_no_where_it_is_false(nam
     true, false = SENTENCES[name]
     assert says(name, only(name, true)) in (claims.HOLDS, claims.SIZE), "the sentence is true"
     assert says(name, only(name, false)) == claims.NOT, "the sentence is false"
+
+
+WELFARE, ALWAYS_D = in_games(0.1, 0.9, 0.9), in_games(0.9, 0.9, 0.9)
+AGREES = pd.DataFrame({"majority_agrees": True, "inside": True}, index=range(25))
+ONE_REGRET = {"regrets": pd.concat([regrets(0.0, 0.3)["regrets"][:6], regrets(0.3, 0.0)["regrets"][6:]])}
+SEEDS_CANCEL = changes(L20_MLP=1.0)["change"]
+SEEDS_CANCEL[["contribution", "at equal scale"]] *= np.where(SEEDS_CANCEL["seed"] == 1, 1.0, -1.0)[:, None]
+RUNS_CANCEL = courses(4.0)["paths"]
+RUNS_CANCEL = pd.concat([RUNS_CANCEL, courses(-4.0)["paths"].assign(seed=2)])
+AWAY = {"flip": True, "delta_target": -2.0, "delta_source": -2.0}
+AWAY = made.patches((S, D, "p", "L0H0", 0.0, AWAY), (S, D, "q", "L0H0", 0.0, {"delta_target": -2.0}))
+HALF_TRUE = {
+    "metric_agrees": {"cells": AGREES.assign(inside=[False] + 24 * [True])},
+    "maximizes_welfare": ALWAYS_D,
+    "own_regret_lowest": ONE_REGRET,
+    "pair_everywhere": loudest("L8_MLP", "L9_MLP", of="base strategic deontological utilitarian"),
+    "none_suppressed": {"change": SEEDS_CANCEL},
+    "trajectories_identical": {"paths": RUNS_CANCEL},
+    "zero_flips": flips(flip=False) | {"patches": AWAY},
+    "zero_flips_decided": flips(flip=False) | {"patches": AWAY},
+}
+
+
+@pytest.mark.parametrize("name", HALF_TRUE)
+def test_a_sentence_about_all_is_false_where_one_is_not_so(name):
+    """One cell, one kind, one model or one prompt is otherwise, or two runs are otherwise in opposite ways."""
+    assert says(name, only(name, HALF_TRUE[name])) == claims.NOT
+
+
+@pytest.mark.parametrize("name", ["similar", "morals_closest", "pairs_03", "no_switch"])
+def test_the_order_in_which_a_profile_names_its_variants_does_not_matter(name):
+    frames = dict(SENTENCES[name][0])
+    if name in ("similar", "morals_closest"):
+        frames["distances"] = frames["distances"].replace({"pair": {made.MORALS: f"{U} – {D}"}})
+    else:
+        table_of = "pairs" if name == "no_switch" else "shares"
+        frames[table_of] = frames[table_of].rename(columns={"a": "b", "b": "a"})
+    assert says(name, only(name, frames)) in (claims.HOLDS, claims.SIZE)
 
 
 def test_every_claim_has_its_two_tables():
