@@ -369,6 +369,7 @@ SEEDS_CANCEL = changes(L20_MLP=1.0)["change"]
 SEEDS_CANCEL[["contribution", "at equal scale"]] *= np.where(SEEDS_CANCEL["seed"] == 1, 1.0, -1.0)[:, None]
 RUNS_CANCEL = courses(4.0)["paths"]
 RUNS_CANCEL = pd.concat([RUNS_CANCEL, courses(-4.0)["paths"].assign(seed=2)])
+ONE_MODIFIED = made.percentiles(L2_MLP={(S, 1): 10.0, (D, 1): 12.0, (U, 1): 15.0, ("hybrid", 1): 95.0})
 AWAY = {"flip": True, "delta_target": -2.0, "delta_source": -2.0}
 AWAY = made.patches((S, D, "p", "L0H0", 0.0, AWAY), (S, D, "q", "L0H0", 0.0, {"delta_target": -2.0}))
 HALF_TRUE = {
@@ -378,6 +379,8 @@ HALF_TRUE = {
     "pair_everywhere": loudest("L8_MLP", "L9_MLP", of="base strategic deontological utilitarian"),
     "none_suppressed": {"change": SEEDS_CANCEL},
     "trajectories_identical": {"paths": RUNS_CANCEL},
+    "preference_at_zero": {"paths": first_layer(-9.0, -0.5)["paths"].replace({"delta": {-1.0: 0.0}})},
+    "l2_not_modified": {"sized": ONE_MODIFIED},
     "zero_flips": flips(flip=False) | {"patches": AWAY},
     "zero_flips_decided": flips(flip=False) | {"patches": AWAY},
 }
