@@ -64,7 +64,9 @@ def _device(profile: Profile) -> torch.device:
     if device == "cuda" and not present:
         fix = "Set it to auto or cpu (--set model.device=cpu), or install a CUDA build of the locked torch version."
         raise RewiredError(f"The profile sets model.device to cuda, but torch sees no CUDA device here. {fix}")
-    return torch.device("cuda" if present and device == "auto" else device.replace("auto", "cpu"))
+    if device == "auto":
+        device = "cuda" if present else "cpu"
+    return torch.device(device)
 
 
 def _model_folder(profile: Profile) -> Path | None:
