@@ -1,5 +1,6 @@
-"""The order of work, and the only place that knows it: twelve training runs, four pairs of models patched, one executed
-notebook a chapter, the site. Which chapters there are, and what each needs, tools/registry.py reads from the notebooks.
+"""The order of work, and the only place that knows it: twelve training runs, four pairs of models patched, the organisms
+of Part II, one executed notebook a chapter, the site. Which chapters there are, and what each needs, tools/registry.py
+reads from the notebooks.
 
 A job runs again when its inputs change or when one of its two parameters does: `code`, a hash over the modules of lib/
 that its notebook imports, and `profile`, the values of the profile keys that this code reads (tools/stale.py). The
@@ -48,18 +49,26 @@ RUN_FILES = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors",
 PAIRS = [f"{source}-{P.patching.seed}-to-{target}-{P.patching.seed}" for source, target in P.patching.pairs
          if {source, target} <= set(P.training.variants)]  # fmt: skip
 PAIR_FILES = ["patches.parquet", "controls.parquet", "sets.parquet", "circuits.parquet", "attribution_patching.parquet"]
+ORGANISM_FILES = ["answers.parquet", "log.parquet"]
 MADE = {
     "runs": [f"{R}/runs/{run}/{file}" for run in RUNS for file in RUN_FILES],
     "pairs": [f"{R}/pairs/{pair}/{file}" for pair in PAIRS for file in PAIR_FILES],
+    "organisms": [f"{R}/organisms/{name}/{file}" for name in P.organisms.names for file in ORGANISM_FILES],
 }
 PAGES = sorted(str(file) for file in Path("book").rglob("*") if file.is_file())
 
-BASE = [str(file) for file in sorted(Path(P.model.path).glob("*")) if file.is_file()]
-BASE_HASH = stale.file_hash(map(Path, BASE))
+
+def files_in(folder):
+    """The files of a model's folder; none for a hub id."""
+    return [str(file) for file in sorted(Path(folder).glob("*")) if file.is_file()]
+
+
+BASES = {"model": files_in(P.model.path), "authors": files_in(P.organisms.base)}
+BASE_HASH = {name: stale.file_hash(map(Path, files)) for name, files in BASES.items()}
 TRAIN = Path("notebooks/runs/train.ipynb")
 PAIR = Path("notebooks/runs/patch_pair.ipynb")
 FIRST = [P.training.first_reward] if P.training.first_reward else []  # it pays every run
-# The lists of variants, seeds and pairs decide which runs and pairs there are, not what one of them is.
+# The lists of variants, seeds, pairs and names decide which runs there are, not what one of them is.
 TRAIN_KEYS = stale.keys(P, stale.reads([ROOT / TRAIN], ROOT) - {"training.variants", "training.seeds"})
 PAIR_KEYS = stale.keys(
     P, stale.reads([ROOT / PAIR], ROOT) - {"training.variants", "training.seeds", "patching.pairs", "patching.seed"}
@@ -98,13 +107,13 @@ rule book:
 rule train:
     input:
         notebook=ancient(TRAIN),
-        base=ancient(BASE),
+        base=ancient(BASES["model"]),
     output:
         [f"{R}/runs/{{variant}}-{{seed}}/{file}" for file in RUN_FILES],
         notebook=f"{R}/notebooks/runs/{{variant}}-{{seed}}.ipynb",
     wildcard_constraints: variant=VARIANT, seed="[0-9]+"
     params:
-        base=BASE_HASH,
+        base=BASE_HASH["model"],
         profile=TRAIN_KEYS,
         code=lambda wildcards: stale.code_hash([ROOT / TRAIN], ROOT, rewards=[wildcards.variant, *FIRST]),
     threads: P.threads
@@ -115,7 +124,7 @@ rule train:
 rule patch_pair:
     input:
         notebook=ancient(PAIR),
-        base=ancient(BASE),
+        base=ancient(BASES["model"]),
         source=[f"{R}/runs/{{source}}-{{source_seed}}/{file}" for file in RUN_FILES],
         target=[f"{R}/runs/{{target}}-{{target_seed}}/{file}" for file in RUN_FILES],
     output:
@@ -123,7 +132,7 @@ rule patch_pair:
         notebook=f"{R}/notebooks/runs/{{source}}-{{source_seed}}-to-{{target}}-{{target_seed}}.ipynb",
     wildcard_constraints: source=VARIANT, target=VARIANT, source_seed="[0-9]+", target_seed="[0-9]+"
     params:
-        base=BASE_HASH,
+        base=BASE_HASH["model"],
         profile=PAIR_KEYS,
         code=stale.code_hash([ROOT / PAIR], ROOT),
     threads: P.threads
@@ -138,7 +147,7 @@ for chapter in CHAPTERS.values():
         name: f"chapter_{chapter.name}"
         input:
             notebook=str(chapter.notebook),
-            base=ancient(BASE),
+            base=ancient(BASES[chapter.base]),
             made=[file for need in chapter.needs for file in MADE[need]],
             tables=tables(registry.tables_read(chapter, CHAPTERS, BUILT)),
             files=chapter.files,
@@ -146,7 +155,7 @@ for chapter in CHAPTERS.values():
             notebook=f"{R}/notebooks/{chapter.path}.ipynb",
             tables=tables(chapter.writes),
         params:
-            base=BASE_HASH,
+            base=BASE_HASH[chapter.base],
             profile=stale.keys(P, stale.chapter_reads(ROOT / chapter.notebook, chapter.needs, ROOT)),
             code=stale.code_hash([ROOT / chapter.notebook], ROOT),
             given=given(chapter),

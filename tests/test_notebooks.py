@@ -155,6 +155,7 @@ def test_chapters_describe_themselves(tmp_path):
         ({"one": {"reeds": []}}, ["'reeds'", "Did you mean 'reads'"]),
         ({"one": {"needs": ["run"]}}, ["'run'", "Did you mean 'runs'"]),
         ({"one": {"needs": "runs"}}, ["'needs'", "must be a list"]),
+        ({"one": {"base": "author"}}, ["'author'", "Did you mean 'authors'"]),
         ({"one": {"files": ["book/nothing.yaml"]}}, ["book/nothing.yaml", "does not exist"]),
         ({"one": {"reads": ["tow"]}, "two": {"writes": ["two"]}}, ["'tow'", "Did you mean 'two'"]),
         ({"one": {"writes": ["t"]}, "two": {"writes": ["t"]}}, ["one and two both write the table t"]),

@@ -4,7 +4,8 @@ Every notebook in ``notebooks/<part>/`` is a chapter, but for those in ``noteboo
 run or a pair. Its metadata holds a block ``rewired`` that says what the chapter is made from and what it makes:
 
     "rewired": {
-        "needs": ["runs", "pairs"],             every training run, every patched pair
+        "base": "authors",                      the model it opens: the profile's "model" (default), or "authors"
+        "needs": ["runs", "pairs"],             every training run, every patched pair, every one of the "organisms"
         "reads": ["logit_lens", "*_claims"],    tables of other chapters; a pattern means those of all other chapters
         "files": ["book/claims.yaml"],          other files of the repository
         "writes": ["synthesis"],                the tables that it leaves
@@ -26,7 +27,8 @@ from rewired.errors import RewiredError, choice
 
 APART = "runs"
 """The folder of the notebooks that are no chapters."""
-NEEDS = ("runs", "pairs")
+NEEDS = ("runs", "pairs", "organisms")
+BASES = ("model", "authors")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Chapter:
     """One chapter; ``notebook`` is its path in the repository, and tables are named without folder and ending."""
 
     notebook: Path
+    base: str = "model"
     needs: list[str] = field(default_factory=list)
     reads: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
@@ -90,7 +93,7 @@ def described(file: Path, root: Path) -> Chapter:
             f"The metadata of {notebook} has no block `rewired`, which says what the chapter needs, reads and writes. "
             "Copy it from another chapter and mend it; tools/registry.py explains it."
         )
-    kinds = {"needs": list, "reads": list, "files": list, "writes": list, "ci": dict}
+    kinds = {"base": str, "needs": list, "reads": list, "files": list, "writes": list, "ci": dict}
     for key, value in block.items():
         if key not in kinds:
             raise choice(f"key in the `rewired` metadata of {notebook}:", key, kinds)
@@ -100,6 +103,8 @@ def described(file: Path, root: Path) -> Chapter:
     for need in chapter.needs:
         if need not in NEEDS:
             raise choice(f"need in the `rewired` metadata of {notebook}:", need, NEEDS)
+    if chapter.base not in BASES:
+        raise choice(f"base in the `rewired` metadata of {notebook}:", chapter.base, BASES)
     for name in chapter.files:
         if not (root / name).is_file():
             raise RewiredError(f"The file {name} that {notebook} names in its `rewired` metadata does not exist.")
@@ -129,9 +134,17 @@ def _written(chapter: Chapter, chapters: dict[str, Chapter]) -> list[str]:
 
 
 def chosen(chapters: dict[str, Chapter], parts: Iterable[str]) -> dict[str, Chapter]:
-    """The chapters of those parts; of all parts when none is named. RewiredError for a part that does not exist."""
+    """The chapters of those parts; of all parts when none is named. A chapter that sums up (its ``reads`` hold a pattern)
+    belongs to every part that has something for it. RewiredError for a part that does not exist."""
     known = sorted({chapter.part for chapter in chapters.values()})
     for part in parts:
         if part not in known:
             raise choice("part", part, known, "A part is a folder in notebooks/.")
-    return {name: chapter for name, chapter in chapters.items() if not parts or chapter.part in parts}
+    built = {name: chapter for name, chapter in chapters.items() if not parts or chapter.part in parts}
+    return {name: chapter for name, chapter in chapters.items() if name in built or _sums_up(chapter, built)}
+
+
+def _sums_up(chapter: Chapter, built: dict[str, Chapter]) -> bool:
+    """Whether a pattern that the chapter reads matches a table of the chapters that are built."""
+    patterns = [name for name in chapter.reads if "*" in name]
+    return any(fnmatchcase(table, pattern) for pattern in patterns for table in _written(chapter, built))

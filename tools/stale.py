@@ -217,10 +217,15 @@ def _keys_in(module: ast.Module) -> set[str]:
     return used
 
 
-LISTS = {"runs": {"training.variants", "training.seeds"}, "pairs": {"patching.pairs", "patching.seed"}}
-"""The keys that decide which runs and which pairs there are."""
-HELPERS = {"variants", "guard", "runs", "names", "trained", "seeds", "read_pairs"}
-"""What the chapter's object knows of the runs and pairs."""
+LISTS = {
+    "runs": {"training.variants", "training.seeds"},
+    "pairs": {"patching.pairs", "patching.seed"},
+    "organisms": {"organisms.base", "organisms.names", "organisms.seeds"},
+}
+"""The keys that decide which runs, pairs and organisms there are."""
+STUDY = {"variants", "guard", "runs", "names", "trained", "seeds", "read_pairs"}
+HELPERS = {"runs": STUDY, "pairs": STUDY, "organisms": {"authors", "organisms"}}
+"""What the chapter's object knows of them."""
 
 
 def chapter_reads(notebook: Path, needs: Iterable[str], root: Path) -> set[str]:
@@ -231,7 +236,8 @@ def chapter_reads(notebook: Path, needs: Iterable[str], root: Path) -> set[str]:
     asked = {node.attr for node in nodes(notebook, ast.Attribute)}
     listed = reads([notebook], root)
     for need, keys_of_lists in LISTS.items():
-        if need not in needs and not asked & (HELPERS | {key.partition(".")[2] for key in keys_of_lists}):
+        named = set() if need == "organisms" else {key.partition(".")[2] for key in keys_of_lists}
+        if need not in needs and not asked & (HELPERS[need] | named):
             listed -= keys_of_lists
     return listed
 

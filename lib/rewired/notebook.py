@@ -71,6 +71,15 @@ class Chapter:
         """The base's tokenizer."""
         return self.variants.tokenizer
 
+    @cached_property
+    def authors(self) -> tuple[Any, Any]:
+        """(model, tokenizer) of the base that knows who writes how, which Part II builds on."""
+        from rewired.models import load_base
+
+        profile = self.profile
+        model = profile.model.model_copy(update={"path": profile.organisms.base, "like": None})
+        return load_base(profile.model_copy(update={"model": model}))
+
     def guard(self) -> pd.DataFrame:
         """Check that every trained run decides as training recorded, and print one line that says so.
 

@@ -111,6 +111,14 @@ class Patching(Section):
     circuits: int = Field(default=16, gt=0)  # the strongest components, from which small circuits are built
 
 
+class Organisms(Section):
+    base: str = Field(default="models/authors", min_length=1)  # a folder or a hub id; Part II builds on it
+    names: tuple[str, ...] = Field(default=("seeds_way",), min_length=1)  # config/organisms/<name>.yaml
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(1, 2, 3), min_length=1)
+    prompts: int = Field(default=60, gt=0)  # in a cell of tier, harm and cue
+    steps: int = Field(default=60, gt=0)  # of the trainer's reinforcement learning
+
+
 class PerJob(Section):
     train: int = Field(default=0, ge=0)  # one training run
     pair: int = Field(default=0, ge=0)  # one patched pair
@@ -129,6 +137,7 @@ class Profile(Section):
     training: Training
     decisions: Decisions = Decisions()
     patching: Patching = Patching()
+    organisms: Organisms = Organisms()
     gpu_mem_mb: PerJob = PerJob()  # that a job takes of a card: as many run at once as fit
     share_gpu: bool = True  # or every job has a card for itself
     mem_mb: PerJob = PerJob(train=4000, pair=4000, chapter=4000)  # a cluster is asked for these two
