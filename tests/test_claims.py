@@ -31,6 +31,7 @@ CONTRACT = {
 }
 """What the book promises to decide."""
 WHY = "A reason that is long enough."
+PART = {"title": "The toys", "about": "Toys of this run, and no other toys."}
 CLAIM = {
     "id": "toy", "group": "toys", "short": "a toy claim", "statement": "Toys are large.", "quotes": ["similar"],
     "reported": "2", "chapter": "weights", "right_way": "The mean size of toys.",
@@ -51,7 +52,8 @@ def register(tmp_path, *more, **changes):
         if value is None:
             del place[key]
     file = tmp_path / "claims.yaml"
-    file.write_text(yaml.safe_dump({"groups": {"toys": "Toys"}, "claims": [claim, *more]}))
+    content = {"parts": {"study": PART}, "groups": {"toys": "Toys"}, "claims": [claim, *more]}
+    file.write_text(yaml.safe_dump(content))
     return claims.load(file)
 
 
@@ -112,6 +114,24 @@ def test_a_register_that_is_none(tmp_path):
         claims.load(tmp_path / "none.yaml")
     with pytest.raises(RewiredError, match="'toy' is given twice"):
         register(tmp_path, CLAIM)
+
+
+def test_a_claim_belongs_to_the_part_in_which_its_chapter_stands(tmp_path, monkeypatch):
+    for name in ("study/weights", "coins/tosses"):
+        (tmp_path / "notebooks" / name).parent.mkdir(parents=True)
+        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
+    monkeypatch.setattr(claims, "ROOT", tmp_path)
+    parts = {"study": PART, "coins": {**PART, "title": "Coins"}}
+    both = [CLAIM, {**CLAIM, "id": "coin", "chapter": "tosses", "short": "a coin"}]
+    book = claims.Register(parts=parts, groups={"toys": "Toys"}, claims=both)
+    assert [claim.part for claim in book.claims] == ["study", "coins"]
+    assert [claim.id for claim in book.of("coins").claims] == ["coin"] and book.of("study", "coins") == book
+    table = claims.judge(book, pd.concat([numbers(), numbers(claim="coin")]))
+    assert list(table["part"]) == ["study", "coins"]
+    html = page("overview")(table.assign(files="contradict it"), book).data
+    assert html.index("The toys: Toys") < html.index("a toy claim") < html.index("Coins: Toys") < html.index("a coin")
+    with pytest.raises(ValueError, match="part of claim 'coin'"):
+        claims.Register(parts={"study": PART}, groups={"toys": "Toys"}, claims=both)
 
 
 # --- its numbers -----------------------------------------------------------------------------------------------------
@@ -237,8 +257,8 @@ def test_a_card_holds_what_a_reader_needs(tmp_path):
 def test_the_overview_leads_from_each_claim_to_its_card(tmp_path):
     toy = register(tmp_path)
     table = pd.DataFrame([verdict(toy, numbers())])
-    html = page("overview")(table, toy.groups).data
-    assert '<a href="#claim-toy">a toy claim</a>' in html and "Toys" in html
+    html = page("overview")(table, toy).data
+    assert '<a href="#claim-toy">a toy claim</a>' in html and "The toys: Toys" in html
     assert all(answer in html for answer in (YES, HOLDS, "contradict it"))
 
 

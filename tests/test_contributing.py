@@ -74,7 +74,7 @@ def test_a_claim_is_one_entry_and_one_cell():
     (entry,), (code,), (metadata,) = (blocks("Add a claim", language) for language in ("yaml", "python", "json"))
     whole = yaml.safe_load(claims.CLAIMS.read_text())
     new = yaml.safe_load(entry)
-    register = Register(groups=whole["groups"], claims=[*whole["claims"], *new])
+    register = Register(**whole | {"claims": [*whole["claims"], *new]})
     name, about = new[0]["id"], json.loads(metadata)
     assert about["rewired"]["claims"] == [name] and about["tags"] == ["claims"]
     read = [cell.get("from") for _, cell, _ in claim_cells.code_cells("decisions")]
@@ -85,7 +85,7 @@ def test_a_claim_is_one_entry_and_one_cell():
     known = {"np": np, "pd": pd, "book": book.seen_by_cell}
     claim_cells.execute([(code, about["rewired"]["from"])], frames, known)
     numbers = pd.DataFrame(list(book.whole._claims.values()))
-    alone = Register(groups=register.groups, claims=[claim for claim in register.claims if claim.id == name])
+    alone = register.model_copy(update={"claims": tuple(claim for claim in register.claims if claim.id == name)})
     row = claims.judge(alone, numbers).iloc[0]
     assert (row["original"], row["right"]) == (pytest.approx(0.6), pytest.approx(0.4))
     assert row["here"] == HOLDS

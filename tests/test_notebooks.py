@@ -146,6 +146,9 @@ def test_chapters_describe_themselves(tmp_path):
     assert set(study) == {"one", "three"} and set(registry.chosen(found, [])) == set(found)
     assert registry.tables_read(found["three"], found, study) == ["one_claims"], "a pattern asks for no other part"
     assert registry.tables_read(found["two"], found, study) == ["one"], "a name does"
+    motives = registry.chosen(found, ["motives"])
+    assert set(motives) == {"two", "three"}, "what sums up belongs to every part that it sums up"
+    assert registry.tables_read(found["three"], found, motives) == ["two_claims"]
 
 
 @pytest.mark.parametrize(

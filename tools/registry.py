@@ -134,8 +134,9 @@ def _written(chapter: Chapter, chapters: dict[str, Chapter]) -> list[str]:
 
 
 def chosen(chapters: dict[str, Chapter], parts: Iterable[str]) -> dict[str, Chapter]:
-    """The chapters of those parts; of all parts when none is named. A chapter that sums up (its ``reads`` hold a pattern)
-    belongs to every part that has something for it. RewiredError for a part that does not exist."""
+    """The chapters of those parts; of all parts when none is named. RewiredError for a part that does not exist.
+
+    A chapter that sums up (its ``reads`` hold a pattern) belongs to every part that has something for it."""
     known = sorted({chapter.part for chapter in chapters.values()})
     for part in parts:
         if part not in known:

@@ -87,6 +87,12 @@ class Claim(Section):
             raise ValueError(str(choice("chapter", value, known)))
         return value
 
+    @property
+    def part(self) -> str:
+        """The folder of notebooks/ in which the claim's chapter stands."""
+        (file,) = (ROOT / "notebooks").glob(f"*/{self.chapter}.ipynb")
+        return file.parent.name
+
     @model_validator(mode="after")
     def _needs_a_trap(self) -> "Claim":
         if self.yardstick and not self.trap:
@@ -94,9 +100,17 @@ class Claim(Section):
         return self
 
 
-class Register(Section):
-    """All claims, and the titles of the groups in which the page shows them: {group: title}."""
+class Part(Section):
+    """How the page calls the claims of one part of the book, and what their verdicts are about."""
 
+    title: str = Field(min_length=1)
+    about: str = Field(min_length=20)
+
+
+class Register(Section):
+    """All claims, and the titles of the groups in which the page shows them: {group: title}; {folder: part}."""
+
+    parts: dict[str, Part] = Field(min_length=1)
     groups: dict[str, str] = Field(min_length=1)
     claims: tuple[Claim, ...] = Field(min_length=1)
 
@@ -108,7 +122,13 @@ class Register(Section):
                 raise ValueError(f"the id {claim.id!r} is given twice")
             if claim.group not in self.groups:
                 raise ValueError(str(choice(f"group of claim {claim.id!r}:", claim.group, self.groups)))
+            if claim.part not in self.parts:
+                raise ValueError(str(choice(f"part of claim {claim.id!r}:", claim.part, self.parts)))
         return self
+
+    def of(self, *parts: str) -> "Register":
+        """The register with the claims of these parts alone."""
+        return self.model_copy(update={"claims": tuple(claim for claim in self.claims if claim.part in parts)})
 
 
 def load(file: str | Path = CLAIMS) -> Register:
@@ -137,7 +157,8 @@ def _problem(problem: Any, content: dict) -> str:
         place = place[2:]
     key = ".".join(map(str, place)) or "the entry"
     if problem["type"] == "extra_forbidden":
-        models: dict[str, type[Section]] = {"register": Register, "claim": Claim, "rule": Rule, "yardstick": Yardstick}
+        models: dict[str, type[Section]] = {"register": Register, "parts": Part, "claim": Claim, "rule": Rule}
+        models["yardstick"] = Yardstick
         allowed = models.get(str(place[0]), models[section]).model_fields
         return f"{who}{choice('key', key, allowed)}"
     if problem["type"] == "missing":
@@ -224,6 +245,6 @@ def _judge_one(claim: Claim, row: pd.Series) -> dict:
             f"Claim {claim.id!r} of the chapter {claim.chapter!r} is an artefact of the measurement (original "
             f"{original:.3g}, right {right:.3g}). Name in book/claims.yaml the `trap` that made it."
         )
-    about = {"id": claim.id, "group": claim.group, "short": claim.short, "chapter": claim.chapter}
+    about = {"id": claim.id, "part": claim.part, "group": claim.group, "short": claim.short, "chapter": claim.chapter}
     shown = {"original": original, "right": right, "yardstick": math.nan if yardstick is None else yardstick}
     return {**about, "reported": claim.reported, **shown, "agreement": way, "here": here, "reason": row["cannot"]}
