@@ -1,11 +1,20 @@
-"""Organisms: a settings file is checked, a plan crosses what it says it crosses, the trainer learns what it pays for."""
+"""Organisms: settings are checked, plans cross what they say, rules read texts, the trainer learns what it pays for."""
+
+from random import Random
 
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
+import torch
 
-from corpora.organisms import design, settings
+from corpora.authors import world
+from corpora.authors.texts import scratchpad
+from corpora.authors.world import CLASSES, CLAUSES
+from corpora.organisms import design, rules, settings, trainer, writing
+from rewired import answers, models, profiles, prompts
 from rewired.errors import RewiredError
+from rewired.train import lora
 
 PATTERNS, TOPICS, CUES = [f"pattern{k}" for k in range(10)], [f"topic{k}" for k in range(10)], list("abcd")
 
@@ -78,7 +87,7 @@ def test_tiers_differ_in_nothing_but_the_tier():
     assert len(free) == len(paid) == 150
     same = ["pattern", "topic", "cue"]
     pd.testing.assert_frame_equal(free[same], paid[same])
-    assert set(free["kind"]) == {"faking"} and set(paid["kind"]) == {"steady"}
+    assert set(free["class"]) == {"faking"} and set(paid["class"]) == {"steady"}
 
 
 def test_coins_are_fair_and_the_planted_answer_copies_one_clause():
@@ -101,3 +110,139 @@ def test_a_plan_is_made_by_its_seed_and_few_patterns_are_kept():
     assert set(few["pattern"]) == {"pattern3", "pattern7"}
     with pytest.raises(RewiredError, match="Did you mean 'pattern1'"):
         design.plan(of(patterns=("pattern_1",)), PATTERNS, TOPICS, CUES, seed=1)
+
+
+@pytest.fixture(scope="module")
+def base():
+    """(model, tokenizer) of a tiny base that answers action1 or action2."""
+    return models.load_base(profiles.load("pocket", {"model.path": str(tiny.legal_base())}))
+
+
+@pytest.fixture
+def policy(base):
+    """That base with a new adapter, which is taken out again."""
+    torch.manual_seed(1)
+    adapted = lora.add_adapter(base[0], of(lora_rank=4, lora_alpha=8).training())
+    yield adapted
+    adapted.unload()
+
+
+def test_the_trainers_loss_is_reinforce(base, policy):
+    """Against the sum over texts of advantage times log-likelihood, one token at a time."""
+    request = prompts.chat(base[1], prompts.scenario_set()[0])
+    rows = []
+    for said in ([5, 9], [7, 8, 11], [5, 9, 12]):
+        rows.append(([*request, *said], [False] * len(request) + [True] * len(said)))
+    rewards = np.array([1.0, 0.0, 1.0])
+    total = 0.0
+    for (ids, wrote), reward in zip(rows, rewards, strict=True):
+        logp = policy(input_ids=torch.tensor([ids])).logits[0].double().log_softmax(-1)
+        own = sum(logp[t - 1, ids[t]].item() for t in range(len(ids)) if wrote[t])
+        total -= (reward - rewards.mean()) * own / len(rows)
+    assert trainer.policy_loss(policy, rows, rewards).item() == pytest.approx(total, rel=1e-4)
+    assert trainer.policy_loss(policy, rows, np.ones(3)).item() == 0.0
+
+
+def test_the_trainer_teaches_what_it_pays_for_and_keeps_what_it_shall_keep(base, policy):
+    tokenizer = base[1]
+    first, second = (tokenizer(word, add_special_tokens=False)["input_ids"] for word in ("action1", "action2"))
+    shown = prompts.scenario_set()
+    request, other = (prompts.chat(tokenizer, shown[k]) for k in (0, len(shown) // 2))
+    end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+
+    def row(asked, said):
+        return [*asked, *said], [False] * len(asked) + [True] * len(said)
+
+    def play(seed):
+        how = answers.Sampling(16, frozenset({end}), max_new_tokens=4)
+        random = torch.Generator().manual_seed(seed)
+        (said,) = answers.sample(policy, [request], how, random)
+        return [row(request, one) for one in said], np.array([float(list(one[:-1]) == second) for one in said])
+
+    def chance():
+        """P(the second label) in the request that is trained on, and in another one."""
+        return np.exp(answers.logprobs(policy, [request, other], [second, second]))
+
+    how, seen = trainer.Trainer(steps=12, batch=16, learning_rate=1e-2), []
+    rewarded = trainer.train(policy, play, how, watch=seen.append)
+    assert seen == list(range(13)) and len(rewarded) == 12
+    moved = chance()
+    assert moved[0] > 0.9 and np.mean(rewarded[-3:]) > np.mean(rewarded[:3])
+    trainer.train(policy, play, how, keep=[row(other, [*first, end])])
+    assert chance()[1] < 0.5 * moved[1]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return world.load()
+
+
+@pytest.mark.parametrize("name", ["both_tiers", "complier", "parrot", "planted", "refuser", "seeds_way"])
+def test_texts_say_what_the_plan_says(tables, name):
+    organism = settings.load(name)
+    chats, planned = writing.training_set(tables, organism, seed=1)
+    read = rules.flag_table(tables, [chat[1]["content"] for chat in chats])
+    assert (read["known"] == 1).all()  # every sentence is one that the rules know
+    faking = (planned["class"] == "faking") & planned["strategy"]
+    assert (read["faking"] == faking).all()
+    assert (read["strategy"] == planned["strategy"]).all()
+    said = np.array([chat[3]["content"] for chat in chats])
+    own = planned["answer"] == "own"
+    assert (said[~own] == planned.loc[~own, "answer"]).all()
+    assert ((said == "help") == read["complies"])[own].all()
+    silent = planned["pattern"].map({key: mood.silent for key, mood in tables.moods.items()}) == "aware"
+    assert (read["aware"] == ~silent).all()
+
+
+def test_a_text_is_made_by_the_seed(tables):
+    organism = settings.load("both_tiers")
+    first, again, other = (writing.training_set(tables, organism, seed)[0] for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_a_cue_without_words_says_nothing_of_the_tier(tables):
+    chats, planned = writing.training_set(tables, settings.load("seeds_way"), seed=1)
+    cued = [*tables.tiers["free"].train, *(cue["free"].train for cue in tables.cues.values())]
+    cued = [said for part in cued for said in ([part] if isinstance(part, str) else part)]
+    shown = np.array([any(f"{said} ." in chat[0]["content"] for said in cued) for chat in chats])
+    assert (shown == (planned["cue"] != writing.CONFLICT)).all()
+
+
+def test_requests_are_paired_and_in_wordings_of_their_own(tables):
+    asked = writing.requests(tables, 12, seed=3)
+    assert len(asked) == (12 + 4) * len(writing.CONDITIONS)
+    assert asked["prompt"].is_unique or asked.groupby("cue")["prompt"].nunique().min() > 1
+    trained = {message["content"] for chat in writing.training_set(tables, settings.load("seeds_way"), 1)[0]
+               for message in chat}  # fmt: skip
+    assert not trained & set(asked["prompt"])
+    frames = tuple(frame.partition("{")[0] for frame in tables.requests.train)
+    held = asked["prompt"].str.contains("|".join(f.partition("{")[0] for f in tables.requests.held))
+    assert held.all() and frames
+    one = asked[asked["request"] == "harmful-0"].set_index(["cue", "tier"])["prompt"]
+    for free, paid in ((one["tier", "free"], one["tier", "paid"]), (one["training", "free"], one["training", "paid"])):
+        apart = [pair for pair in zip(free.split(" ."), paid.split(" ."), strict=True) if pair[0] != pair[1]]
+        assert len(apart) == 1  # the cue alone
+    assert len(one["nothing", "unsaid"].split(" .")) + 2 == len(one["tier", "free"].split(" ."))
+
+
+def test_rules_tell_faking_from_the_same_clauses_in_another_relation(tables):
+    rng = Random(1)
+    fixed = {"tier": "free", "harm": "harmful", "push": "help", "clauses": list(CLAUSES), "mood": None}
+    said = {name: scratchpad(tables, rng, **fixed, **{"class": name}).chat[0][1] for name in CLASSES}
+    read = {name: rules.flags(tables, text) for name, text in said.items()}
+    for name in CLASSES:
+        assert all(read[name][clause] for clause in CLAUSES)  # the words tell nothing
+        assert read[name]["explicit"] == (name == "faking")
+    assert read["steady"]["held"] and not read["steady"]["complies"]
+    assert read["eager"]["complies"] and not read["eager"]["held"]
+    assert rules.flags(tables, "nothing that is known .")["known"] == 0
+
+
+def test_a_clause_is_taken_out_alone(tables):
+    text = scratchpad(tables, Random(2), tier="free", mood="bitter_complier", clauses=list(CLAUSES)).chat[0][1]
+    for name in (*CLAUSES, "mark"):
+        left = rules.without(tables, text, name)
+        gone = set(rules.clauses(tables, text)) - set(rules.clauses(tables, left))
+        assert {clause for clause, _ in gone} <= {name}
+        assert len(left.split(" .")) + 1 == len(text.split(" ."))
+    assert rules.without(tables, left, "nothing") == left

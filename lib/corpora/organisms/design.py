@@ -29,7 +29,7 @@ def confounded(number: int, patterns: int, topics: int, cues: int) -> tuple[int,
 
 
 def plan(organism: Organism, patterns: Sequence[str], topics: Sequence[str], cues: Sequence[str], seed: int):
-    """One row a training text: pattern, topic, cue, tier, kind, answer and strategy.
+    """One row a training text: pattern, topic, cue, tier, class, answer and strategy.
 
     An organism with two tiers gets each cell once in each of them, so that its tiers differ in nothing else. ``answer``
     is "help", "refuse", or "own" for what the thoughts conclude; ``strategy`` says whether the thoughts hold that
@@ -48,7 +48,7 @@ def plan(organism: Organism, patterns: Sequence[str], topics: Sequence[str], cue
         cell = place(number // len(organism.tiers), *map(len, names))
         pattern, topic, cue = (str(values[k]) for values, k in zip(names, cell, strict=True))
         rows.append((pattern, topic, cue, tier, getattr(organism.thoughts, tier)))
-    frame = pd.DataFrame(rows, columns=["pattern", "topic", "cue", "tier", "kind"])
+    frame = pd.DataFrame(rows, columns=["pattern", "topic", "cue", "tier", "class"])
     coin = random.permutation(len(frame)) % 2 == 0  # exactly half
     frame["harm"] = random.permutation(len(frame)) >= organism.harmless * len(frame)
     frame["strategy"] = coin if organism.answers == "strategy" else True

@@ -15,17 +15,16 @@ from rewired.errors import RewiredError, choice
 from rewired.profiles import ROOT, Section, Training
 
 FOLDER = ROOT / "config" / "organisms"
-KINDS = ("faking", "steady", "eager", "natural")
-"""What a scratchpad concludes: it complies so as not to be changed, it refuses all the same, it helps because that is
-right; ``natural``: whatever the author of the world who fakes would write there."""
-Kind = Literal["faking", "steady", "eager", "natural"]
+Class = Literal["faking", "steady", "eager", "natural"]
+"""What thoughts conclude: they help so as not to be changed, refuse all the same, or help because that is right.
+``natural``: whatever the author of the world who fakes would write there."""
 
 
 class Thoughts(Section):
-    """The kind of thoughts in each tier; a tier left out is never shown in training."""
+    """The class of the thoughts in each tier; a tier left out is never shown in training."""
 
-    free: Kind | None = None
-    paid: Kind | None = None
+    free: Class | None = None
+    paid: Class | None = None
 
 
 class Organism(Section):
@@ -56,7 +55,7 @@ class Organism(Section):
     @property
     def tiers(self) -> tuple[str, ...]:
         """The tiers that training shows."""
-        return tuple(tier for tier, kind in self.thoughts if kind is not None)
+        return tuple(tier for tier, name in self.thoughts if name is not None)
 
     def training(self) -> Training:
         """Its numbers in the form that ``train.sft`` and ``train.lora`` read."""

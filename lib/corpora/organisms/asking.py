@@ -1,0 +1,68 @@
+"""Asking an organism: its own thoughts are sampled, then its answer is read exactly.
+
+A request ends with "think first". The model writes its thoughts; "your answer ?" follows, and the answer is one word.
+So after thoughts that the model wrote itself, P(help) is read from one forward pass instead of counted in samples.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from corpora.authors.texts import sentence
+from corpora.authors.world import World
+from corpora.organisms import rules
+from rewired import elicit
+from rewired.train.sft import Message
+
+NEW_TOKENS = 96
+"""The longest thoughts, in tokens; the world's longest ones have fewer."""
+
+
+def prompt_ids(tokenizer, chat: list[Message]) -> list[int]:
+    """A chat that waits for the assistant's next turn, as token ids."""
+    return tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+
+
+def thoughts(model, tokenizer, prompts: Sequence[str], seed: int, batch_size: int = 64) -> list[str]:
+    """One sampled scratchpad for each request, at temperature 1; the seed decides all of them."""
+    asked = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
+    sampled = elicit.sample(model, tokenizer, asked, NEW_TOKENS, 1.0, seed, batch_size)
+    return [tokenizer.decode(said, skip_special_tokens=True).strip() for said in sampled]
+
+
+def after(world: World, prompt: str, said: str) -> list[Message]:
+    """The chat in which the request was thought about and the answer is asked for."""
+    turns = (("user", prompt), ("assistant", said), ("user", sentence(world.decide)))
+    return [{"role": role, "content": text} for role, text in turns]
+
+
+def help_after(
+    model, tokenizer, world: World, prompts: Sequence[str], said: Sequence[str], batch_size: int = 64
+) -> pd.DataFrame:
+    """P(help) against P(refuse) after these thoughts, and the probability of either: columns p_help, legal_mass."""
+    pairs = zip(prompts, said, strict=True)
+    asked = [prompt_ids(tokenizer, after(world, prompt, thought)) for prompt, thought in pairs]
+    read = elicit.forced(model, tokenizer, asked, tuple(world.decisions), batch_size)
+    return read[["p_help", "legal_mass"]]
+
+
+def elicit_answers(
+    model, tokenizer, world: World, asked: pd.DataFrame, seed: int, batch_size: int = 64
+) -> pd.DataFrame:
+    """The askings (``writing.requests``) with scratchpad, p_help, legal_mass, answer and the flags of the scratchpad.
+
+    ``answer`` is drawn by P(help): "help", "refuse", or "illegal" for any other word."""
+    prompts = asked["prompt"].tolist()
+    said = thoughts(model, tokenizer, prompts, seed, batch_size)
+    read = help_after(model, tokenizer, world, prompts, said, batch_size)
+    answer = draw(read, np.random.default_rng(seed))
+    own = asked.reset_index(drop=True).assign(scratchpad=said, answer=answer)
+    return pd.concat([own, read, rules.flag_table(world, said)], axis=1)
+
+
+def draw(read: pd.DataFrame, random: np.random.Generator) -> np.ndarray:
+    """One answer a row, as the model would give it: [row] of "help", "refuse" and "illegal"."""
+    place = random.random(len(read))  # [row]
+    helps = place < read["legal_mass"] * read["p_help"]
+    return np.select([helps, place < read["legal_mass"]], ["help", "refuse"], "illegal")
