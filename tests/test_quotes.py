@@ -7,6 +7,7 @@ import pytest
 from replication import quotes
 from rewired import claims
 from rewired.errors import RewiredError
+from rewired.profiles import ROOT
 
 EXCERPTS = quotes.load()
 CLAIMS = {claim.id: claim for claim in claims.load().claims}
@@ -14,7 +15,7 @@ CLAIMS = {claim.id: claim for claim in claims.load().claims}
 
 @pytest.fixture
 def folder(tmp_path):
-    """The two texts, as far as the excerpts know them, under names of our own."""
+    """The texts, as far as the excerpts know them, under names of our own."""
     for source, first_line in EXCERPTS.attrs["first_lines"].items():
         own = EXCERPTS[EXCERPTS["source"] == source]
         lines = [""] * own["line"].max()
@@ -66,7 +67,7 @@ def test_a_text_is_known_by_its_content_too(folder):
 
 def test_a_missing_text_is_named(folder, tmp_path):
     (folder / "summary as saved.txt").unlink()
-    with pytest.raises(RewiredError, match="the study's summary.*Put that text"):
+    with pytest.raises(RewiredError, match="is the summary for the paper's authors.*Put that text"):
         quotes.check(folder)
     with pytest.raises(RewiredError, match="There is no folder"):
         quotes.check(tmp_path / "none")
@@ -106,4 +107,6 @@ def test_every_reported_number_stands_in_an_excerpt(name):
 def test_every_excerpt_is_used():
     used = {name for claim in CLAIMS.values() for name in claim.quotes}
     used |= {"base_too"}  # the recipe of CONTRIBUTING.md
+    pages = " ".join(" ".join(file.read_text() for file in (ROOT / "book").glob("*.md")).split())
+    used |= {name for name, words in EXCERPTS["words"].items() if f"“{words}”" in pages}
     assert set(EXCERPTS.index) == used

@@ -1,8 +1,8 @@
-"""The study's words, letter for letter: short excerpts, each with its text and line, and a check against the texts.
+"""The authors' words, letter for letter: short excerpts, each with its text and line, and a check against the texts.
 
 ``book/study_quotes.yaml`` holds the excerpts. A claim of ``book/claims.yaml`` names those that it rests on, so a reader
 can see what was said and where. The texts themselves are no part of this repository. Whoever has them can hold every
-excerpt against a folder with both:
+excerpt against a folder with all of them:
 
     python -m rewired quotes FOLDER
 
@@ -58,7 +58,7 @@ def named(excerpts: pd.DataFrame, names: tuple[str, ...]) -> pd.DataFrame:
 def read(folder: Path) -> dict[Path, list[str]]:
     """Every file of the folder that is text, as lines."""
     if not folder.is_dir():
-        raise RewiredError(f"There is no folder {folder}. Name one that holds the study's two texts.")
+        raise RewiredError(f"There is no folder {folder}. Name one that holds the texts that are quoted.")
     texts = {}
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         content = file.read_bytes()
@@ -77,10 +77,11 @@ def file_of(source: str, excerpts: pd.DataFrame, texts: dict[Path, list[str]]) -
     for file, lines in texts.items():
         whole = "\n".join(lines)
         held[file] = sum(text in whole for text in own) + len(own) * (lines[0] == first_line)
+    title = excerpts.loc[excerpts["source"] == source, "title"].iloc[0]
     best = max(held, key=lambda file: held[file], default=None)
     if best is None or held[best] < len(own) / 2:
         raise RewiredError(
-            f"None of the {len(texts)} text files of the folder is the study's {source}: none begins with "
+            f"None of the {len(texts)} text files of the folder is the {title}: none begins with "
             f"{first_line!r}, and none contains half of its {len(own)} excerpts. Put that text into the folder."
         )
     return best
@@ -122,6 +123,6 @@ def check(folder: Path, out: Path | None = None) -> str:
             f"{len(wrong)} of {len(table)} excerpts do not stand where book/study_quotes.yaml says. "
             f"{'. '.join(problems)}. Mend the excerpts, or use the texts as they were published."
         )
-    lines = [f"{'excerpt':22}{'file':34}{'line':>5}  text"]
-    lines += [f"{row.Index:22}{row.file:34}{row.line:5}  {row.text}" for row in table.itertuples()]
+    lines = [f"{'excerpt':23}{'file':34}{'line':>5}  text"]
+    lines += [f"{row.Index:23}{row.file:34}{row.line:5}  {row.text}" for row in table.itertuples()]
     return "\n".join([*lines, f"{len(table)} excerpts stand in the texts, letter for letter, in the lines named."])
