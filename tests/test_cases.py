@@ -4,7 +4,10 @@ Small random models and adapters; the reference is always the model's own forwar
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
+import claim_cells
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -12,21 +15,26 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_mo
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
+    Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GraniteConfig,
     GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     OlmoConfig,
     OlmoForCausalLM,
     PhiConfig,
     PhiForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
-from rewired import answers, decisions, models, profiles
+from rewired import answers, decisions, games, models, play, profiles, prompts
 from rewired.errors import RewiredError
-from rewired.prompts import chat, held_out_set, scenario_set
+from rewired.prompts import Labels, chat, held_out_set, scenario_set
 from rewired.tracing import attribution, controls, patching, recording
 from rewired.tracing.anatomy import anatomy
 from rewired.train import reinforce
@@ -121,6 +129,56 @@ def test_shares_that_do_not_add_up_are_refused(words):
             anatomy(made(kind, config, words, **changes))
 
 
+BIASED = {
+    "llama": (LlamaForCausalLM, LlamaConfig, {}),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8}),
+    "gemma2": (Gemma2ForCausalLM, Gemma2Config, {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64}),
+}
+
+
+@pytest.mark.parametrize("family", BIASED)
+def test_a_bias_of_o_proj_is_no_heads_and_has_a_share_of_its_own(words, family):
+    """Every share by hand, from slices of the matrix: a head's without the bias, which each layer adds once."""
+    kind, config, changes = BIASED[family]
+    model = made(kind, config, words, attention_bias=True, **changes)
+    seen = {}
+    for layer, block in enumerate(model.model.layers):
+        o_proj = block.self_attn.o_proj
+        o_proj.bias.data = torch.randn(32)
+        o_proj.register_forward_hook(lambda _, inputs, output, k=layer: seen.update({k: (inputs[0], output)}))
+    model.model.norm.register_forward_hook(lambda _, inputs, output: seen.update(final=(inputs[0], output)))
+    prompt, step = PROMPTS[0], decisions.decision_step(words, PROMPTS[0].labels)
+    with torch.no_grad():
+        own = own_delta(model, words, prompt)
+    last = {place: [value[0, -1].double() for value in values] for place, values in seen.items()}
+    table, closure = attribution.contributions(model, words, PROMPTS)
+    assert closure["error"].abs().max() < 1e-4 and closure["delta"][0] == pytest.approx(own, abs=1e-4)
+    final, normed = last["final"]  # before and after the norm: what it multiplies by, [d_model]
+    head = model.lm_head.weight.double()
+    u = (head[step.defect_id] - head[step.cooperate_id]) * normed / final
+    mine = table[table["prompt_id"] == prompt.id].set_index("component")["raw"]
+    for layer, block in enumerate(model.model.layers):
+        z, out = last[layer]
+        matrix, bias = block.self_attn.o_proj.weight.double(), block.self_attn.o_proj.bias.double()
+        post = block.post_attention_layernorm(out.float()).double() / out if family == "gemma2" else 1
+        for h in range(4):
+            columns = slice(8 * h, 8 * h + 8)
+            due = matrix[:, columns] @ z[columns] @ (post * u)
+            assert mine[f"L{layer}H{h}"] == pytest.approx(due.item(), abs=1e-4)
+        assert mine[f"L{layer}_BIAS"] == pytest.approx((bias @ (post * u)).item(), abs=1e-4)
+    plain = made(kind, config, words, **changes)
+    assert "bias" not in set(attribution.contributions(plain, words, PROMPTS)[0]["kind"])
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "cuda"])
+def test_every_accelerator_has_a_batch_of_its_own(device):
+    """A sweep asks for the size of a batch by the kind of device, and knew two."""
+    tree = SimpleNamespace(depth_of=range(100), leaf=range(4))
+    places = [SimpleNamespace(device=torch.device(kind)) for kind in ("cpu", device)]
+    slow, fast = (recording.rows_at_once(parts, tree, False) for parts in places)
+    assert 1 < slow < fast
+
+
 @pytest.fixture(scope="module")
 def sweep(words):
     """Two variants on several trees; labels whose logits are small sums of large terms."""
@@ -180,15 +238,40 @@ def copied(folder, words=None, **generation):
     return folder
 
 
+RULES = {"repetition_penalty": 3.0, "min_p": 0.9, "top_p": 0.2, "top_k": 1, "temperature": 0.1, "do_sample": True,
+         "suppress_tokens": list(range(200, 300)), "no_repeat_ngram_size": 2, "min_new_tokens": 4}  # fmt: skip
+
+
 def test_roll_outs_know_no_padding_token_and_no_rules_of_their_own(tmp_path, monkeypatch):
     """The same adapter, byte for byte, where the padding token ends turns and where the base has rules for sampling."""
     due = trained(tmp_path / "plain", copied(tmp_path / "a"), monkeypatch)
     ends = PreTrainedTokenizerFast.from_pretrained(tiny.legal_base())
     ends.pad_token = "<end_of_turn>"
     assert trained(tmp_path / "ends", copied(tmp_path / "b", ends), monkeypatch) == due
-    rules = {"repetition_penalty": 3.0, "min_p": 0.9, "top_p": 0.2, "top_k": 1, "temperature": 0.1, "do_sample": True,
-             "suppress_tokens": list(range(200, 300)), "no_repeat_ngram_size": 2, "min_new_tokens": 4}  # fmt: skip
-    assert trained(tmp_path / "ruled", copied(tmp_path / "c", **rules), monkeypatch) == due
+    assert trained(tmp_path / "ruled", copied(tmp_path / "c", **RULES), monkeypatch) == due
+
+
+def test_a_live_game_knows_no_rules_of_a_checkpoint(tmp_path):
+    """The chapter on behaviour asks one answer at a time: as often D as the metric says, whatever the base's rules."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tiny.legal_base())
+    known = {"book": SimpleNamespace(tokenizer=tokenizer), "labels": Labels(), "game": games.get_game("stag_hunt")}
+    known |= {"torch": torch, "prompts": prompts, "decisions": decisions, "games": games, "play": play}
+    one_answer = claim_cells.defined("behaviour", "one_answer", **known)
+    said = {}
+    for name, rules in (("plain", {}), ("ruled", RULES)):
+        model = Gemma2ForCausalLM.from_pretrained(copied(tmp_path / name, **rules)).eval()
+        torch.manual_seed(0)
+        said[name] = [one_answer(model, prompt) for prompt in PROMPTS[:2] for _ in range(50)]
+    assert said["plain"] == said["ruled"] and {"C", "D"} <= set(said["plain"])
+    measured = decisions.measure(model, tokenizer, PROMPTS[:2], forms=False)
+    due = np.exp(measured["logp_defect"]).mean()
+    assert said["ruled"].count("D") / 100 == pytest.approx(due, abs=4 * (due * (1 - due) / 100) ** 0.5)
+
+
+def test_nobody_asks_by_the_rules_of_a_checkpoint():
+    """`generate` fills in what a call does not name from generation_config.json; nothing of the book calls it."""
+    files = [*claim_cells.ROOT.glob("lib/**/*.py"), *claim_cells.ROOT.glob("notebooks/**/*.ipynb")]
+    assert [file.name for file in files if ".generate(" in file.read_text()] == []
 
 
 def test_activations_computed_again_give_the_same_bytes(tmp_path, monkeypatch):

@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import others
@@ -19,7 +21,7 @@ from rewired import decisions, games, models, profiles, prompts, store
 from rewired.errors import RewiredError
 from rewired.games import Turn, reward
 from rewired.prompts import Labels, chat, scenario_set
-from rewired.tracing import capture, lens
+from rewired.tracing import attention, attribution, capture, lens, patching
 from rewired.train import reinforce
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -129,6 +131,34 @@ def test_the_inside_is_read_as_the_model_computes(family):
     assert capture.anatomy(model).cap is None
 
 
+@pytest.mark.parametrize("family", list(others.FAMILIES))
+def test_what_chapters_measure_inside_agrees_with_the_decision(family):
+    """Shares add up to delta, patterns to 1, a patch of everything is the source, and blocking nothing changes nothing:
+    with norms of queries and keys, grouped heads, biases and windows too."""
+    model, words = others.untrained(family)
+    asked = PROMPTS[:4]
+    due = measured(model, words, asked)["delta"].to_numpy()
+    shares, _ = attribution.contributions(model, words, asked)
+    sums = shares.groupby("prompt_id", sort=False)["contribution"].sum()
+    assert sums.loc[[prompt.id for prompt in asked]].to_numpy() == pytest.approx(due, abs=1e-4)
+    pattern = attention.pattern(model, words, asked)
+    assert pattern.values.nansum(2).numpy() == pytest.approx(1, abs=1e-5)
+    plan = attention.blocks(words, asked, {"other": ["other_move"]})
+    for queries in attention.QUERIES:
+        blocked = attention.knockout(model, words, asked, plan, queries=queries)
+        assert blocked["delta_before"].to_numpy() == pytest.approx(due, abs=1e-4)
+        assert blocked["effect"].abs().max() > 1e-4
+    source = patching.record(model, words, asked)
+    torch.manual_seed(1)
+    for block in model.model.layers:
+        block.mlp.down_proj.weight.data += 0.1 * torch.randn_like(block.mlp.down_proj.weight)
+    sweep = patching.Sweep(model, source, patching.record(model, words, asked), mode="output")
+    patches, _ = patching.patch_each(sweep, share=0.1)  # with its controls, which recompute by whole passes
+    assert patches["effect"].abs().max() > 1e-3
+    everything = patching.patch_together(sweep, {"all": [c.name for c in patching.components(model)]})
+    assert everything["delta_patched"].to_numpy() == pytest.approx(due, abs=1e-4)
+
+
 # --- what a model may lack -------------------------------------------------------------------------------------------
 
 
@@ -195,7 +225,11 @@ def registered(monkeypatch):
     return lambda name, function: reward(name, title=name)(function)
 
 
-@pytest.mark.parametrize("nothing", [float("nan"), float("inf"), -float("inf"), None, "3"])
+NOTHING = [float("nan"), float("inf"), -float("inf"), None, "3", 1 + 2j, np.array([1.0, 2.0]), torch.ones(2)]
+HUGE = [10**400, -(10**5000), Fraction(10**400), Decimal("1e999"), np.longdouble("1e400")]
+
+
+@pytest.mark.parametrize("nothing", [*NOTHING, *HUGE], ids=lambda value: type(value).__name__)
 def test_a_reward_that_is_no_number_is_named_with_its_turn(registered, tmp_path, nothing):
     registered("odd", lambda turn: nothing if (turn.state, turn.own) == ("DD", "D") else 1.0)
     with pytest.raises(RewiredError, match=r"reward 'odd' gives .* for Turn\(state='DD', own='D'"):

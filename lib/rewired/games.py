@@ -105,9 +105,14 @@ class Reward:
 
     def __call__(self, turn: Turn) -> float:
         paid = self.function(turn)
-        if not isinstance(paid, SupportsFloat) or not math.isfinite(paid):
-            raise RewiredError(f"The reward {self.name!r} gives {paid!r} for {turn}. Let its function give a number.")
-        return float(paid)
+        try:
+            number = float(paid) if isinstance(paid, SupportsFloat) else math.nan
+        except (ArithmeticError, TypeError, ValueError, RuntimeError):  # too large, or several numbers
+            number = math.nan
+        if not math.isfinite(number):
+            kind = f"{number} (its function returns a value of type {type(paid).__name__})"
+            raise RewiredError(f"The reward {self.name!r} gives {kind} for {turn}. Let it return one finite number.")
+        return number
 
 
 REWARDS: dict[str, Reward] = {}

@@ -135,7 +135,7 @@ def everything(model, tokenizer, prompt):
             alone = torch.zeros_like(z)
             alone[:, width * h : width * h + width] = z[:, width * h : width * h + width]
             with torch.no_grad():
-                seen["head_out", k, h] = block.self_attn.o_proj(alone)
+                seen["head_out", k, h] = block.self_attn.o_proj(alone) - block.self_attn.o_proj(0 * alone)  # no bias
     return seen
 
 

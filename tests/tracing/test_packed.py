@@ -1,5 +1,7 @@
 """Prompts as trees, and forward passes of patched rows, in every family of decoders."""
 
+from itertools import product
+
 import brute
 import pytest
 import tiny
@@ -96,6 +98,7 @@ SMALL = dict(
 KINDS = ["full_attention", "sliding_attention", "full_attention"]
 FAMILIES = {
     "llama": (transformers.LlamaConfig, {}),
+    "llama with biases": (transformers.LlamaConfig, {"attention_bias": True, "mlp_bias": True}),
     "qwen2": (transformers.Qwen2Config, {}),
     "qwen3": (transformers.Qwen3Config, {}),
     "mistral": (transformers.MistralConfig, {"sliding_window": 40}),
@@ -110,15 +113,19 @@ def test_other_decoders(family):
     torch.manual_seed(1)
     config = config(**SMALL, **extra, vocab_size=len(tokenizer), attn_implementation="eager")
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    for name, value in model.named_parameters():
+        if name.endswith("bias"):
+            value.data.normal_()  # transformers begins with zeros
     model, switch = brute.with_adapters(model)
     pair = brute.recorded(model, tokenizer, switch, brute.PROMPTS[:3])
     chosen = recording.components(model, recording.KINDS)
-    for positions in recording.POSITIONS:
-        table = patching.patch_each(Sweep(model, *pair[2:4], positions), chosen)[0]
+    modes = recording.MODES if "biases" in family else ["input"]  # a head's output is its own, without the bias
+    for positions, mode in product(recording.POSITIONS, modes):
+        table = patching.patch_each(Sweep(model, *pair[2:4], positions, mode), chosen)[0]
         by_name = table.set_index(["prompt_id", "component"])["delta_patched"]
         for k, component in enumerate(chosen):
             prompt = brute.PROMPTS[k % 3]
-            due = brute.due(pair, prompt, component, positions, "input")
+            due = brute.due(pair, prompt, component, positions, mode)
             assert by_name[prompt.id, component.name] == pytest.approx(due, abs=5e-6)
     assert table["effect"].abs().max() > 1e-2
 

@@ -8,7 +8,7 @@ r(v) = 1 / sqrt(mean(v²) + eps),
 
     u       = (W_U[defect] - W_U[cooperate]) · w_final · r(final residual)
     embed   = embedding · u
-    head    = (z_h W_O) · w_post_attention · r(sum over heads) · u
+    head    = (z_h W_O) · w_post_attention · r(sum over heads) · u      (and so is a bias of o_proj, as one more head)
     mlp     = mlp_out · w_post_feedforward · r(mlp_out) · u
 
 The contributions add up to delta_raw. The soft-cap is one function of the two logits; multiplying each contribution by
@@ -37,12 +37,14 @@ def frozen(norm, value: torch.Tensor) -> torch.Tensor:
     return weight * torch.rsqrt(value.double().pow(2).mean(-1, keepdim=True) + eps)
 
 
-def head_outputs(o_proj, z: torch.Tensor) -> torch.Tensor:
-    """What ``o_proj``, adapter included, makes of each head alone: z [..., head, head_dim] -> [..., head, d_model]."""
+def head_outputs(o_proj, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(outputs, bias): what ``o_proj``, adapter included, makes of each head alone, from z [..., head, head_dim]:
+    [..., head, d_model]; and the bias [d_model] that it adds once to their sum (0 in most models)."""
     heads = z.shape[-2]
     mask = torch.eye(heads, device=z.device, dtype=z.dtype)[:, :, None]  # [kept head, head, 1]
     alone = mask * z[..., None, :, :]  # [..., kept head, head, head_dim]: all other heads are 0
-    return o_proj(alone.flatten(-2))
+    bias = o_proj(z.new_zeros(alone.shape[-2:]).flatten())
+    return o_proj(alone.flatten(-2)) - bias, bias
 
 
 @torch.no_grad()
@@ -51,14 +53,12 @@ def contributions(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(contributions, closure).
 
-    The first has one row per prompt and component: prompt_id, scenario, component (``embed``, ``L3H0``, ``L3_MLP``),
-    kind, layer, head (-1 where there is none), ``raw`` (its share of delta_raw, in logits; positive = toward defection)
-    and ``contribution`` (its share of delta). ``closure`` has one row per prompt: ``delta``, ``delta_raw``, the sum of
-    the raw contributions ``total``, ``error`` = total - delta_raw, and ``scale``, the final norm's r: dividing raw by
-    it takes out what a change of the norm's scale does to all contributions alike."""
+    The first has one row per prompt and component: prompt_id, scenario, component (``embed``, ``L3H0``, ``L3_MLP``;
+    ``L3_BIAS`` where o_proj has one), kind, layer, head (-1 where there is none), ``raw`` (its share of delta_raw, in
+    logits; positive = toward defection) and ``contribution`` (its share of delta). ``closure`` has one row per prompt:
+    ``delta``, ``delta_raw``, the sum of the raw contributions ``total``, ``error`` = total - delta_raw, and ``scale``,
+    the final norm's r: dividing raw by it takes out what a change of its scale does to all contributions alike."""
     parts, encoded = anatomy(model), encode(tokenizer, prompts, labels)
-    if any(layer.self_attn.o_proj.bias is not None for layer in parts.decoder.layers):
-        raise RewiredError("Attribution shares out a sum of heads and MLPs, and this model's o_proj has a bias too.")
     steps = [[step] for step in encoded.steps]
     recorded = capture(model, encoded.rows, SITES, steps)  # one read per prompt
     final = recorded["resid_final"][0]  # [prompt, d_model]
@@ -102,9 +102,11 @@ def _shares(parts: Anatomy, recorded: dict[str, torch.Tensor], u: torch.Tensor) 
         if parts.sandwich:
             toward_attention = frozen(block.post_attention_layernorm, attention) * u
             toward_mlp = frozen(block.post_feedforward_layernorm, mlp) * u
-        outputs = head_outputs(block.self_attn.o_proj, recorded["z"][layer])  # [prompt, head, d_model]
+        outputs, bias = head_outputs(block.self_attn.o_proj, recorded["z"][layer])  # [prompt, head, d_model]
         heads = (outputs.double() * toward_attention[:, None]).sum(-1)  # [prompt, head]
         for head in range(parts.heads):
             shares[f"L{layer}H{head}", "head", layer, head] = heads[:, head]
+        if bias.any():
+            shares[f"L{layer}_BIAS", "bias", layer, -1] = (bias.double() * toward_attention).sum(-1)
         shares[f"L{layer}_MLP", "mlp", layer, -1] = (mlp.double() * toward_mlp).sum(-1)
     return shares

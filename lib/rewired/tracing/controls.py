@@ -46,6 +46,7 @@ def positive_controls(sweep: Sweep) -> pd.DataFrame:
     return pd.concat(frames)
 
 
+@torch.no_grad()
 def self_patch(sweep: Sweep, kinds: Sequence[str], layer: int) -> pd.DataFrame:
     """One layer's components given their own activations, for one prompt (another one in each layer): exactly 0. Each
     row of a batch, one per kind, gets what that very row computed: other rows may be rounded differently. Where the

@@ -18,7 +18,7 @@ SITES = ("resid", "z", "attn_out", "mlp_out")
 MODES = ("input", "output")
 TREE_NODES = 1_200
 BUDGET = {"cpu": 2_400, "cuda": 18_000}
-"""Nodes in one tree, and nodes x rows in one batch: on a CPU, what still fits its caches and its allocator."""
+"""Nodes in one tree, and nodes x rows in one batch: on a CPU, what still fits its caches; on any accelerator, cuda."""
 ON_CARD = 2 * 2**30  # bytes; a larger recording is kept in the processor's memory, which is slower
 
 
@@ -151,8 +151,8 @@ def record(model, tokenizer, prompts: Sequence[Prompt], labels: Labels | Sequenc
 def rows_at_once(parts: Anatomy, tree: Tree, decision_only: bool) -> int:
     """How many patched copies of a tree fit into a batch. Where decision steps alone are computed, each copy has keys
     and values of the other nodes too, which take a sixteenth of the memory at most."""
-    nodes = len(tree.depth_of)
-    return max(1, BUDGET[parts.device.type] // (len(tree.leaf) + nodes // 16 if decision_only else nodes))
+    nodes, budget = len(tree.depth_of), BUDGET["cpu" if parts.device.type == "cpu" else "cuda"]
+    return max(1, budget // (len(tree.leaf) + nodes // 16 if decision_only else nodes))
 
 
 @dataclass(frozen=True)
@@ -202,6 +202,7 @@ class Sweep:
         site = f"{component.kind}_out"
         return Patch(site, layer, -1, lambda: values[site][layer])
 
+    @torch.no_grad()
     def deltas(self, tree: Tree, rows: Sequence[Sequence[Patch]], start: int) -> np.ndarray:
         """delta of patched rows, [row, prompt of the tree]. No row has a patch before layer ``start``."""
         base = self.target.at(tree.nodes)
