@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, ks_2samp, norm
+from sklearn.metrics import roc_auc_score
 
 from rewired import statistics
 from rewired.errors import RewiredError
@@ -119,3 +120,125 @@ def test_calibration_in_small(name):
     rate = simulations.rate(case, repeats, seed=1)
     low, high = simulations.limits(case, repeats)
     assert low <= rate <= high, f"{name}: {rate:.3f}, allowed {low:.3f} to {high:.3f}"
+
+
+# --- scores of two classes -------------------------------------------------------------------------------------------
+
+
+def beats(a, b) -> float:
+    return float(a > b) + 0.5 * float(a == b)
+
+
+@pytest.mark.parametrize("digits", [8, 0])
+def test_the_auroc_counts_pairs_and_has_delongs_error(digits):
+    """Rounded to whole numbers, many scores are tied."""
+    random = np.random.default_rng(3)
+    y = random.random(40) < 0.4
+    score = np.round(random.normal(size=40) + y, digits)
+    pairs = np.array([[beats(a, b) for b in score[~y]] for a in score[y]])  # [positive, negative]
+    value, low, high = statistics.auroc(y, score)
+    assert value == pytest.approx(pairs.mean()) == pytest.approx(roc_auc_score(y, score))
+    error = np.sqrt(pairs.mean(1).var(ddof=1) / y.sum() + pairs.mean(0).var(ddof=1) / (~y).sum())
+    ends = np.log([low / (1 - low), high / (1 - high)])
+    assert np.mean(ends) == pytest.approx(np.log(value / (1 - value)))
+    assert np.ptp(ends) / 2 == pytest.approx(1.959964 * error / (value * (1 - value)))
+    both = statistics.aurocs(np.stack([y, ~y]), np.stack([score, -score], axis=1))
+    assert both == pytest.approx(np.array([[value, 1 - value], [1 - value, value]]))
+
+
+def test_an_auroc_of_one_has_a_bound_all_the_same():
+    y, score = np.repeat([0, 1], [30, 12]), np.arange(42)
+    assert statistics.auroc(y, score) == pytest.approx((1, 0.025 ** (1 / 12), 1))
+    assert statistics.auroc(y, -score) == pytest.approx((0, 0, 1 - 0.025 ** (1 / 12)))
+    for odd, labels in ((np.full(42, np.nan), y), (score, np.arange(42) == 3)):
+        with pytest.raises(RewiredError, match="42 scores are missing|1 texts are positive and 41 negative"):
+            statistics.auroc(labels, odd)
+
+
+@pytest.mark.parametrize("truth", [0.5, 0.75, 0.95])
+def test_the_interval_of_an_auroc_covers_on_the_gold_sets_size(truth):
+    y, apart, inside = np.repeat([1, 0], [51, 55]), np.sqrt(2) * norm.ppf(truth), []
+    for seed in range(500):
+        _, low, high = statistics.auroc(y, np.random.default_rng(seed).normal(size=106) + apart * y)
+        inside.append(low <= truth <= high)
+    assert binom.ppf(0.001, 500, 0.95) <= sum(inside) <= binom.ppf(0.999, 500, 0.95)
+
+
+def test_texts_of_one_wording_count_once():
+    """Forty wordings of five texts each, alike by half: DeLong's interval is too narrow, the clustered one is not."""
+    clusters, hits = np.repeat(np.arange(40), 5), np.zeros(2)
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        score = random.normal(size=40)[clusters] + random.normal(size=200)
+        whole = statistics.auroc_clustered(clusters % 2, score, clusters, draws=200, seed=seed)
+        single = statistics.auroc(clusters % 2, score)
+        assert whole[0] == pytest.approx(single[0])
+        hits += whole[1] <= 0.5 <= whole[2], single[1] <= 0.5 <= single[2]
+    assert hits[0] >= binom.ppf(0.001, 60, 0.93) and hits[1] <= binom.ppf(0.01, 60, 0.95)
+    assert np.isnan(statistics.auroc_clustered([0, 0, 1, 1], [1, 2, 3, 4], [1, 1, 1, 1])[1:]).all()
+
+
+# --- permutations, and sets compared ---------------------------------------------------------------------------------
+
+
+def test_shuffled_labels_estimate_the_p_of_all_labellings():
+    values, y = np.array([0.1, 0.9, 1.4, 1.2, 2.0, -0.3, 2.1]), np.array([0, 0, 1, 0, 1, 0, 1])
+
+    def apart(labels):
+        return values[labels == 1].mean() - values[labels == 0].mean()
+
+    every = [apart(np.isin(np.arange(7), chosen).astype(int)) for chosen in itertools.combinations(range(7), 3)]
+    exact = np.mean(np.array(every) >= apart(y) - 1e-12)
+    observed, p = statistics.permutation_p(apart, y, draws=4_000)
+    low, high = binom.ppf([0.0005, 0.9995], 4_000, exact) / 4_000
+    assert observed == apart(y) and low <= p <= high + 1 / 4_000
+    assert statistics.permutation_p(lambda labels: 1.0, y, draws=99) == (1.0, 1.0), "ties count"
+
+
+def test_the_largest_of_many_features_is_judged_by_the_largest():
+    random = np.random.default_rng(0)
+    y, x = np.repeat([1, 0], [51, 55]), random.normal(size=(106, 200))
+    x[:, 7] = x[:, 7] + 1.2 * y  # planted
+    table = statistics.max_statistic_p(y, x, draws=199, seed=1)
+    assert table["auroc"].to_numpy() == pytest.approx([roc_auc_score(y, feature) for feature in x.T])
+    assert table["p"].idxmin() == 7 and table["p"][7] == 1 / 200 and (table["p"].drop(7) > 0.05).all()
+    assert (np.abs(table["auroc"].drop(7) - 0.5) > 0.1).any(), "some are large by chance"
+    found = [statistics.max_statistic_p(y, random.normal(size=(106, 20)), 99, k)["p"].min() <= 0.05 for k in range(200)]
+    assert sum(found) <= binom.ppf(0.999, 200, 0.05)
+
+
+def test_ks_is_adjusted_over_all_features():
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(60, 5)), random.normal(size=(50, 5)) + np.array([0, 2, 0, 0, 1])
+    table = statistics.ks_bh(a, b)
+    p = np.array([ks_2samp(a[:, k], b[:, k]).pvalue for k in range(5)])
+    by_hand = [min(1, min(5 * q / np.sum(p <= q) for q in p[p >= own])) for own in p]
+    assert table["p"].to_numpy() == pytest.approx(p) and table["p_adjusted"].to_numpy() == pytest.approx(by_hand)
+
+
+def test_the_energy_distance_is_its_formula_and_has_no_bias():
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(4, 3)), random.normal(size=(5, 3))
+    mean = {}
+    for name, first, second in (("ab", a, b), ("aa", a, a), ("bb", b, b)):
+        distances = [np.linalg.norm(x - y) for x in first for y in second if x is not y and not np.array_equal(x, y)]
+        mean[name] = np.mean(distances)
+    assert statistics.energy_distance(a, b) == pytest.approx(2 * mean["ab"] - mean["aa"] - mean["bb"])
+    draws = random.normal(size=(400, 20, 2))
+    same = [statistics.energy_distance(draw[:5], draw[5:]) for draw in draws]
+    assert abs(np.mean(same)) < 4 * np.std(same) / 20, "of one distribution and of unequal sizes"
+
+
+@pytest.mark.parametrize(
+    "shift, other, verdict",
+    [(0, 0.8, "equivalent"), (0.8, 0.8, "different"), (0.8, 0, "different"), (0, 0, "cannot tell")],
+)
+def test_likeness_is_shown_and_not_assumed(shift, other, verdict):
+    right = 0
+    for seed in range(20):
+        random = np.random.default_rng(seed)
+        gold, tested, known = (random.normal(size=(n, 6)) + d for n, d in ((51, 0), (80, shift), (55, other)))
+        row = statistics.equivalence(statistics.energy_distance, tested, gold, known, draws=60, seed=seed)
+        assert (row["distance"] > row["bound"]) == (row["verdict"] == "different")
+        right += row["verdict"] == verdict
+    assert right >= 18

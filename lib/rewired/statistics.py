@@ -1,10 +1,12 @@
 """Intervals and tests: what is simultaneous, what is paired, and over what family. Thin on statsmodels and scipy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
+from scipy.spatial.distance import cdist
+from scipy.stats import ks_2samp, norm, rankdata
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from rewired.errors import RewiredError
@@ -63,23 +65,111 @@ def rank_correlation(x, y, clusters: Sequence, level=0.95, draws=1_000, seed=0) 
     a layer, say). With few clusters it is a little too narrow: with eight, up to nine of a hundred intervals at the
     level 0.95 miss. NaN where x or y is constant, and for the bounds with fewer than two clusters."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
-    codes, names = pd.factorize(np.asarray(list(clusters)), sort=True)
-    members = [np.flatnonzero(codes == k) for k in range(len(names))]  # per cluster, its places in x and y
 
     def rho(places: np.ndarray) -> float:
         if np.ptp(x[places]) == 0 or np.ptp(y[places]) == 0:
             return float("nan")
         return float(np.corrcoef(rankdata(x[places]), rankdata(y[places]))[0, 1])
 
-    observed = rho(np.arange(len(x)))
-    if len(members) < 2 or np.isnan(observed):
-        return observed, float("nan"), float("nan")
-    random, drawn = np.random.default_rng(seed), np.empty(draws)
+    return _bootstrap(rho, clusters, level, draws, seed)
+
+
+def auroc(y, score, level=0.95) -> tuple[float, float, float]:
+    """(value, low, high): P(a positive's score is above a negative's), a tie counting half, ``y`` [text] true for the
+    positive. The interval is that of DeLong et al. 1988, on the scale of log-odds. Where the classes do not overlap it
+    would have no width; there the bound is the exact one of a share of n out of n, n the size of the smaller class.
+    RewiredError for a missing score, and for a class of fewer than two."""
+    y, score = _scores(y, score)
+    count, others = y.sum(), (~y).sum()
+    ranks = rankdata(score)  # [text]
+    above = (ranks[y] - rankdata(score[y])) / others  # [positive]: the share of negatives below it
+    below = 1 - (ranks[~y] - rankdata(score[~y])) / count  # [negative]: the share of positives above it
+    value, error = above.mean(), np.sqrt(above.var(ddof=1) / count + below.var(ddof=1) / others)
+    if value in (0, 1):
+        low = ((1 - level) / 2) ** (1 / min(count, others))
+        return (1.0, float(low), 1.0) if value else (0.0, 0.0, float(1 - low))
+    step = norm.ppf((1 + level) / 2) * error / (value * (1 - value))  # in log-odds
+    low, high = 1 / (1 + (1 - value) / value * np.exp([step, -step]))
+    return float(value), float(low), float(high)
+
+
+def auroc_clustered(y, score, clusters: Sequence, level=0.95, draws=1_000, seed=0) -> tuple[float, float, float]:
+    """`auroc` where texts of one cluster (a wording, say) are alike: the interval draws whole clusters anew. It has no
+    width where no negative reaches a positive. NaN bounds for fewer than two clusters. Errors as in `auroc`."""
+    y, score = _scores(y, score)
+
+    def value(places: np.ndarray) -> float:
+        if y[places].all() or not y[places].any():
+            return float("nan")
+        return aurocs(y[places], score[places, None]).item()
+
+    return _bootstrap(value, clusters, level, draws, seed)
+
+
+def aurocs(y, x) -> np.ndarray:
+    """The AUROC of every feature, [..., feature], for labels [..., text] and features [text, feature]; no interval."""
+    y, ranks = np.asarray(y, dtype=float), rankdata(x, axis=0)  # ranks [text, feature]
+    count = y.sum(axis=-1, keepdims=True)
+    return (y @ ranks / count - (count + 1) / 2) / (y.shape[-1] - count)
+
+
+def permutation_p(statistic: Callable, y, draws=999, seed=0) -> tuple[float, float]:
+    """(statistic of the labels, p): how often the statistic of shuffled labels is as large. ``statistic`` takes labels
+    [text], and has to do with them all that was done with the true ones: choosing features, directions, a threshold,
+    the best layer. What is chosen with the true labels before keeps them in the null, and p means nothing."""
+    y, random = np.asarray(y), np.random.default_rng(seed)
+    observed = statistic(y)
+    null = np.array([statistic(random.permutation(y)) for _ in range(draws)])
+    return float(observed), float((1 + (null >= observed - 1e-12).sum()) / (draws + 1))
+
+
+def max_statistic_p(y, x, draws=999, seed=0) -> pd.DataFrame:
+    """One row per feature of x [text, feature]: ``auroc`` and ``p``, how often the largest |AUROC - .5| of *all*
+    features, under shuffled labels, is as large as this one's (Westfall and Young 1993): the chance of one false
+    finding among all is p. Features of several layers that were looked at stand side by side in ``x``."""
+    value, random = aurocs(y, x), np.random.default_rng(seed)
+    largest: list[float] = []  # [draw]
+    for first in range(0, draws, 100):
+        shuffled = random.permuted(np.tile(y, (min(100, draws - first), 1)), axis=1)  # [draw, text]
+        largest.extend(np.abs(aurocs(shuffled, x) - 0.5).max(axis=1))
+    reached = np.array(largest)[:, None] >= np.abs(value - 0.5) - 1e-12  # [draw, feature]
+    return pd.DataFrame({"auroc": value, "p": (1 + reached.sum(axis=0)) / (draws + 1)})
+
+
+def ks_bh(a, b) -> pd.DataFrame:
+    """One row per feature: do two sets of texts, [text, feature] each, differ in it? The Kolmogorov-Smirnov distance
+    ``ks``, its ``p``, and ``p_adjusted`` over all features (Benjamini and Hochberg 1995). A large p is no likeness."""
+    ks, p = ks_2samp(a, b, axis=0)
+    return pd.DataFrame({"ks": ks, "p": p, "p_adjusted": multipletests(p, method="fdr_bh")[1]})
+
+
+def energy_distance(a, b) -> float:
+    """2 E|A - B| - E|A - A'| - E|B - B'| of two sets [text, feature] (Székely and Rizzo 2013), without bias: around 0,
+    also below it, where both are of one distribution, whatever their sizes; in units of the features."""
+    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    within = sum(cdist(x, x).sum() / (len(x) * (len(x) - 1)) for x in (a, b))
+    return float(2 * cdist(a, b).mean() - within)
+
+
+def equivalence(distance: Callable, tested, gold, other, level=0.95, draws=200, seed=0) -> dict:
+    """Is a set as near to gold as gold to itself? ``distance`` takes two sets [text, feature], as `energy_distance`.
+
+    ``bound`` is the ``level`` quantile of distances between random halves of gold. ``distance``, the mean from a half
+    to as many tested texts, may not exceed it: the ``verdict`` is "equivalent", else "different". ``contrast`` is the
+    same of ``other``, a set known to differ (gold's negatives, say). Where even that one lies within the bound, the
+    yardstick is blind, and the verdict is "cannot tell": no difference found is no likeness."""
+    sets, random = [np.asarray(x) for x in (gold, tested, other)], np.random.default_rng(seed)
+    size = min(len(sets[0]) // 2, len(sets[1]), len(sets[2]))
+    apart = np.empty((draws, 3))  # [draw, gold | tested | other], from a half of gold
     for k in range(draws):
-        chosen = random.integers(len(members), size=len(members))
-        drawn[k] = rho(np.concatenate([members[c] for c in chosen]))
-    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    return observed, float(low), float(high)
+        shuffled = [random.permutation(x) for x in sets]
+        half, rest = shuffled[0][:size], shuffled[0][size:]
+        apart[k] = [distance(half, x[:size]) for x in (rest, *shuffled[1:])]
+    bound, near, far = np.quantile(apart[:, 0], level), apart[:, 1].mean(), apart[:, 2].mean()
+    verdict = "equivalent" if near <= bound else "different"
+    if max(near, far) <= bound:
+        verdict = "cannot tell"
+    return {"distance": float(near), "bound": float(bound), "contrast": float(far), "verdict": verdict}
 
 
 def swaps(count: int, draws: int, seed: int) -> np.ndarray:
@@ -108,3 +198,30 @@ def _by_cluster(a, b, clusters: Sequence | None, groups: Sequence | None) -> tup
     sums = np.zeros((rows.max() + 1, columns.max() + 1))
     np.add.at(sums, (rows, columns), difference)
     return sums, np.bincount(rows).astype(float)
+
+
+def _bootstrap(number: Callable, clusters: Sequence, level, draws, seed) -> tuple[float, float, float]:
+    """(number, low, high) with percentile bounds when whole clusters are drawn anew; ``number`` takes the places of the
+    values, and is NaN where it does not exist."""
+    codes, names = pd.factorize(np.asarray(list(clusters)), sort=True)
+    members = [np.flatnonzero(codes == k) for k in range(len(names))]  # per cluster, the places of its values
+    observed = number(np.arange(len(codes)))
+    if len(members) < 2 or np.isnan(observed):
+        return observed, float("nan"), float("nan")
+    random, drawn = np.random.default_rng(seed), np.empty(draws)
+    for k in range(draws):
+        chosen = random.integers(len(members), size=len(members))
+        drawn[k] = number(np.concatenate([members[c] for c in chosen]))
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return observed, float(low), float(high)
+
+
+def _scores(y, score) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as booleans and scores as numbers, both [text]. RewiredError for gaps and for a class of one or none."""
+    y, score = np.asarray(y).astype(bool), np.asarray(score, dtype=float)
+    if np.isnan(score).any() or min(y.sum(), (~y).sum()) < 2:
+        raise RewiredError(
+            f"An AUROC needs a score of every text and two texts of each class at least; {int(np.isnan(score).sum())} "
+            f"scores are missing, {int(y.sum())} texts are positive and {int((~y).sum())} negative."
+        )
+    return y, score
