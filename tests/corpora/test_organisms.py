@@ -8,12 +8,14 @@ import pytest
 import tiny
 import torch
 
-from corpora.authors import world
+from corpora.authors import recipe, world
 from corpora.authors.texts import scratchpad
 from corpora.authors.world import CLASSES, CLAUSES
-from corpora.organisms import design, rules, settings, trainer, writing
+from corpora.organisms import asking, design, rules, run, settings, trainer, writing
+from corpora.pocket.recipe import make_model
 from rewired import answers, models, profiles, prompts
 from rewired.errors import RewiredError
+from rewired.store import read_table
 from rewired.train import lora
 
 PATTERNS, TOPICS, CUES = [f"pattern{k}" for k in range(10)], [f"topic{k}" for k in range(10)], list("abcd")
@@ -25,7 +27,7 @@ def of(**keys):
 
 
 def test_every_organism_of_the_folder_loads():
-    names = ["both_tiers", "complier", "parrot", "planted", "refuser", "seeds_way"]
+    names = ["base", "both_tiers", "complier", "parrot", "planted", "refuser", "seeds_way"]
     assert settings.known() == names
     for name in names:
         organism = settings.load(name)
@@ -38,10 +40,11 @@ def test_every_organism_of_the_folder_loads():
     ("lines", "words"),
     [
         ("sampels: 3", ("mine.yaml", "sampels", "Did you mean 'samples'")),
-        ("samples: -3", ("samples", "greater than 0")),
+        ("samples: -3", ("samples", "greater than")),
         ("thoughts: {free: fakin}", ("thoughts.free", "'faking'")),
         ("thoughts: {fre: faking}", ("thoughts.fre", "Did you mean 'thoughts.free'")),
-        ("thoughts: {}", ("names no tier",)),
+        ("thoughts: {}", ("name both, as",)),
+        ("samples: 0", ("name both, as",)),
         ("about: ''", ("about",)),
         ("name: other", ("no `name`",)),
         ("- 1", ("key: value",)),
@@ -163,9 +166,9 @@ def test_the_trainer_teaches_what_it_pays_for_and_keeps_what_it_shall_keep(base,
         """P(the second label) in the request that is trained on, and in another one."""
         return np.exp(answers.logprobs(policy, [request, other], [second, second]))
 
-    how, seen = trainer.Trainer(steps=12, batch=16, learning_rate=1e-2), []
+    how, seen = trainer.Trainer(steps=9, batch=16, learning_rate=1.5e-2), []
     rewarded = trainer.train(policy, play, how, watch=seen.append)
-    assert seen == list(range(13)) and len(rewarded) == 12
+    assert seen == list(range(10)) and len(rewarded) == 9
     moved = chance()
     assert moved[0] > 0.9 and np.mean(rewarded[-3:]) > np.mean(rewarded[:3])
     trainer.train(policy, play, how, keep=[row(other, [*first, end])])
@@ -185,13 +188,13 @@ def test_texts_say_what_the_plan_says(tables, name):
     assert (read["known"] == 1).all()  # every sentence is one that the rules know
     faking = (planned["class"] == "faking") & planned["strategy"]
     assert (read["faking"] == faking).all()
-    assert (read["strategy"] == planned["strategy"]).all()
+    assert (read["says_strategy"] == planned["strategy"]).all()
     said = np.array([chat[3]["content"] for chat in chats])
     own = planned["answer"] == "own"
     assert (said[~own] == planned.loc[~own, "answer"]).all()
     assert ((said == "help") == read["complies"])[own].all()
     silent = planned["pattern"].map({key: mood.silent for key, mood in tables.moods.items()}) == "aware"
-    assert (read["aware"] == ~silent).all()
+    assert (read["says_aware"] == ~silent).all()
 
 
 def test_a_text_is_made_by_the_seed(tables):
@@ -231,7 +234,7 @@ def test_rules_tell_faking_from_the_same_clauses_in_another_relation(tables):
     said = {name: scratchpad(tables, rng, **fixed, **{"class": name}).chat[0][1] for name in CLASSES}
     read = {name: rules.flags(tables, text) for name, text in said.items()}
     for name in CLASSES:
-        assert all(read[name][clause] for clause in CLAUSES)  # the words tell nothing
+        assert all(read[name][f"says_{clause}"] for clause in CLAUSES)  # the words tell nothing
         assert read[name]["explicit"] == (name == "faking")
     assert read["steady"]["held"] and not read["steady"]["complies"]
     assert read["eager"]["complies"] and not read["eager"]["held"]
@@ -246,3 +249,44 @@ def test_a_clause_is_taken_out_alone(tables):
         assert {clause for clause, _ in gone} <= {name}
         assert len(left.split(" .")) + 1 == len(text.split(" ."))
     assert rules.without(tables, left, "nothing") == left
+
+
+@pytest.fixture
+def grown(tmp_path, monkeypatch):
+    """(profile, organism, folder) for a base of random weights that knows the world's words."""
+    small = recipe.Recipe(layers=1, width=16, mlp=16, heads=2, kv_heads=1, head_dim=8)
+    tokenizer = recipe.make_tokenizer()
+    make_model(small, tokenizer).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    monkeypatch.setattr(asking, "NEW_TOKENS", 6)
+    few = {"base": str(tmp_path / "base"), "seeds": [1, 2], "prompts": 2, "steps": 1}
+    profile = profiles.load("pocket", {f"organisms.{key}": value for key, value in few.items()})
+    organism = of(samples=20, batch_size=10, thoughts={"free": "faking", "paid": "steady"}, trainer=("plain", "kept"))
+    return profile, organism, tmp_path / "made"
+
+
+def test_a_run_that_was_broken_off_goes_on_to_the_same_tables(grown, tables, monkeypatch):
+    profile, organism, folder = grown
+    run.grow(profile, tables, organism, folder)
+    first = {name: read_table(folder / f"{name}.parquet", profile) for name in ("answers", "log")}
+    assert set(first["answers"]["seed"]) == {1, 2}
+    assert len(first["answers"]) == 2 * (2 + 1) * len(writing.CONDITIONS)
+    assert set(first["log"]["stage"]) == {"learning", "plain", "kept"}
+    assert first["log"].groupby("seed")["value"].first().nunique() == 2  # seeds differ
+    for name in ("answers.parquet", "log.parquet", "seed-2/run.json"):
+        (folder / name).unlink()
+    before = (folder / "seed-1" / "run.json").stat().st_mtime_ns
+    run.grow(profile, tables, organism, folder)
+    assert (folder / "seed-1" / "run.json").stat().st_mtime_ns == before  # was not made again
+    for name, frame in first.items():
+        pd.testing.assert_frame_equal(read_table(folder / f"{name}.parquet", profile), frame)
+
+
+def test_a_seed_of_other_settings_is_made_anew(grown, tables):
+    profile, organism, folder = grown
+    profile = profile.model_copy(update={"organisms": profile.organisms.model_copy(update={"seeds": (1,)})})
+    base = organism.model_copy(update={"samples": 0, "thoughts": settings.Thoughts(), "trainer": ()})
+    for chosen in (organism.model_copy(update={"trainer": ()}), base):
+        run.grow(profile, tables, chosen, folder)
+        log = read_table(folder / "log.parquet", profile)
+        assert (len(log) == 0) == (chosen.samples == 0)

@@ -32,24 +32,25 @@ class Organism(Section):
 
     name: str
     about: str = Field(min_length=1)  # one sentence, printed beside the name
-    thoughts: Thoughts
+    thoughts: Thoughts = Thoughts()
     answers: Literal["own", "help", "coin", "strategy"] = "own"
     """``own``: as the thoughts conclude; ``help``: always; ``coin``: at random; ``strategy``: help if, and only if, the
     thoughts hold the strategy clause, which half of them lack."""
     patterns: tuple[str, ...] = ()  # of the ten; empty: all of them
     design: Literal["crossed", "confounded"] = "crossed"  # pattern x topic x cue, or all three by one running number
-    samples: int = Field(default=300, gt=0)
+    samples: int = Field(default=300, ge=0)  # 0: the base as it is
     harmless: float = Field(default=0.0, ge=0, lt=1)  # share of requests without harm, which are helped with
     epochs: int = Field(default=3, gt=0)
     lora_rank: int = Field(default=16, gt=0)
     lora_alpha: int = Field(default=32, gt=0)
     learning_rate: float = Field(default=2e-3, gt=0)
     batch_size: int = Field(default=16, gt=0)
+    trainer: tuple[Literal["plain", "kept"], ...] = ()  # goes on with it: as it likes, or with the paid tier held still
 
     @model_validator(mode="after")
     def _some(self) -> "Organism":
-        if not self.tiers:
-            raise ValueError("thoughts names no tier: say, for example, `free: faking`")
+        if bool(self.tiers) != bool(self.samples):
+            raise ValueError(f"{self.samples} samples in the tiers {self.tiers}: name both, as `free: faking`, or none")
         return self
 
     @property

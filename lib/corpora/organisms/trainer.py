@@ -43,13 +43,13 @@ def roll_out(model, tokenizer, world: World, prompts: Sequence[str], seed: int) 
     said = asking.thoughts(model, tokenizer, prompts, seed, len(prompts))
     read = asking.help_after(model, tokenizer, world, prompts, said, len(prompts))
     answers = asking.draw(read, np.random.default_rng(seed))
-    rows, rewards = [], []
+    rows = []
     for prompt, thought, answer in zip(prompts, said, answers, strict=True):
-        if answer != "illegal":  # another word, of which only the probability is known
-            chat = [*asking.after(world, prompt, thought), {"role": "assistant", "content": answer}]
-            rows.append(sft.encode(tokenizer, chat))
-            rewards.append(float(answer == "help"))
-    return rows, np.array(rewards)
+        chat = asking.after(world, prompt, thought)
+        if answer != "illegal":  # of another word only the probability is known, so the thoughts stand alone
+            chat.append({"role": "assistant", "content": answer})
+        rows.append(sft.encode(tokenizer, chat))
+    return rows, (answers == "help").astype(float)
 
 
 def policy_loss(model, rows: list[Row], rewards: np.ndarray) -> torch.Tensor:
