@@ -166,9 +166,9 @@ def test_the_trainer_teaches_what_it_pays_for_and_keeps_what_it_shall_keep(base,
         """P(the second label) in the request that is trained on, and in another one."""
         return np.exp(answers.logprobs(policy, [request, other], [second, second]))
 
-    how, seen = trainer.Trainer(steps=9, batch=16, learning_rate=1.5e-2), []
+    how, seen = trainer.Trainer(steps=12, batch=16, learning_rate=1e-2), []
     rewarded = trainer.train(policy, play, how, watch=seen.append)
-    assert seen == list(range(10)) and len(rewarded) == 9
+    assert seen == list(range(13)) and len(rewarded) == 12
     moved = chance()
     assert moved[0] > 0.9 and np.mean(rewarded[-3:]) > np.mean(rewarded[:3])
     trainer.train(policy, play, how, keep=[row(other, [*first, end])])
