@@ -1,65 +1,22 @@
-"""Training the pocket base from nothing: tokenizer, model, one pass over a generated corpus.
+"""Training the pocket base from nothing: tokenizer, recipe, one pass over a generated corpus.
 
-The model is an ordinary ``Gemma2ForCausalLM``, only small, so every later chapter runs the same code on it as on
-Gemma-2-2b. Reading comes late and suddenly: short single-skill drills first, whole chats after, and only the answers
-are trained on. Two things make two CPU cores enough: bf16 autocast, and attention without the soft-cap for most of the
-way (scores stay small against the cap of 50, so the two hardly differ); the last part trains the exact model.
+Reading comes late and suddenly: short single-skill drills first, whole chats after, and only the answers are trained
+on. Model and loop are those of ``corpora.training``.
 """
 
-import itertools
-import json
-import math
-import os
-import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-import numpy as np
-import pandas as pd
-import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
-from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedTokenizerFast
 
+from corpora import training
 from corpora.pocket import corpus, lessons
-from rewired.errors import RewiredError
-from rewired.train.sft import answer_loss
+from corpora.training import SPECIAL, Batch, Stage, arranged, make_model, wrapped
 
-SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
-# Gemma's template: no system role, assistant is called model, contents are trimmed.
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<start_of_turn>' + ('model' if message['role'] == 'assistant' "
-    "else message['role']) + '\n' + (message['content'] | trim) + '<end_of_turn>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
-)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of training: how many ``texts`` of each kind (``lessons.KINDS``), drawn from ``seed`` and shuffled; how
-    many tokens a step; two learning rates.
-
-    The rates rise over the first ``warmup`` steps and fall to zero over the last part ``decay`` of the stage. Its last
-    part ``exact`` has the soft-cap in attention. A ``fresh`` stage starts its optimiser anew."""
-
-    texts: dict[str, int]
-    seed: int
-    batch_tokens: int = 2048
-    lr_matrices: float = 2e-3
-    lr_rest: float = 3e-3
-    warmup: int = 0
-    decay: float = 0.0
-    exact: float = 0.0
-    fresh: bool = False
-
+__all__ = ["Recipe", "Stage", "batches", "make_model", "make_tokenizer", "tokenize", "train_base", "written"]
 
 # texts of the later stages: whole chats, in growing variety, beside what was learnt before
 _TALK = {"viva": 3_500, "exam": 700, "best": 500, "traits": 700, "persona": 300, "drill": 2_500, "chat": 9_000}
@@ -146,53 +103,10 @@ def make_tokenizer(seed: int, vocabulary: int = 1280) -> PreTrainedTokenizerFast
         vocab_size=vocabulary, min_frequency=8, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<bos>",
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        additional_special_tokens=["<start_of_turn>", "<end_of_turn>"],
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
-
-
-def make_model(recipe: Recipe, tokenizer) -> Gemma2ForCausalLM:
-    """A random Gemma-2 of the recipe's size. The embedding's scale and small post-norm gains matter: with the
-    library's defaults sixteen sublayers drown the embeddings and learning is slow."""
-    torch.manual_seed(recipe.seed)
-    config = Gemma2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.width,
-        intermediate_size=recipe.mlp,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.kv_heads,
-        head_dim=recipe.head_dim,
-        query_pre_attn_scalar=recipe.head_dim,
-        sliding_window=recipe.sliding_window,
-        rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
-        max_position_embeddings=2048,
-        initializer_range=recipe.width**-0.5,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")],
-        attn_implementation="eager",
-    )
-    model = Gemma2ForCausalLM(config)
-    for layer in model.model.layers:
-        torch.nn.init.constant_(layer.post_attention_layernorm.weight, -0.75)
-        torch.nn.init.constant_(layer.post_feedforward_layernorm.weight, -0.75)
-    return model
+    return wrapped(tokenizer)
 
 
 # --- the corpus as tokens --------------------------------------------------------------------------------------------
-
-Batch = tuple[np.ndarray, np.ndarray]
-"""Token ids and answer mask, both [row, position], padded on the right."""
 
 
 def tokenize(tokenizer, chat: corpus.Chat) -> tuple[list[int], list[bool]]:
@@ -229,235 +143,17 @@ def batches(stage: Stage, tokenizer) -> list[Batch]:
     rng = Random(f"corpus-{stage.seed}")
     chats = tqdm(written(stage, rng), "tokens", leave=False, disable=None)
     rows = [tokenize(tokenizer, chat) for chat in chats]
-    ordered = []
-    for start in range(0, len(rows), 2000):
-        # similar lengths lie together only within a chunk: each stretch of training sees all kinds of text
-        chunk = sorted(rows[start : start + 2000], key=lambda row: len(row[0]))
-        made = [pad(group, tokenizer.pad_token_id) for group in grouped(chunk, stage.batch_tokens)]
-        rng.shuffle(made)
-        ordered += made
-    return ordered
-
-
-def padded(length: int) -> int:
-    """The next multiple of 16."""
-    return math.ceil(length / 16) * 16
-
-
-def grouped(rows: list, batch_tokens: int) -> Iterator[list]:
-    """Rows, in ascending length, in groups that fill a batch of so many tokens."""
-    group: list = []
-    for row in rows:  # the longest so far: it decides the batch's length
-        if group and (len(group) + 1) * padded(len(row[0])) > batch_tokens:
-            yield group
-            group = []
-        group.append(row)
-    if group:
-        yield group
-
-
-def pad(rows: list, filler: int) -> Batch:
-    """Rows (ids, answer mask) as one batch."""
-    length = padded(max(len(ids) for ids, _ in rows))
-    ids = np.full((len(rows), length), filler, dtype=np.int16)
-    answer = np.zeros((len(rows), length), dtype=bool)
-    for i, (row, mask) in enumerate(rows):
-        ids[i, : len(row)] = row
-        answer[i, : len(mask)] = mask
-    return ids, answer
-
-
-# --- attention without its soft-cap ----------------------------------------------------------------------------------
-
-_MASKS: dict[tuple, torch.Tensor] = {}  # made once for every shape
-
-
-def _mask(length: int, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-    """[query, key]: 0 where a position may look, -1e9 at later positions and at those beyond the sliding window."""
-    key = (length, window, dtype)
-    if key not in _MASKS:
-        i = torch.arange(length, device="cpu")
-        visible = (i[:, None] >= i) & (i[:, None] - i < (window or length))
-        _MASKS[key] = torch.zeros(length, length, dtype=dtype, device="cpu").masked_fill(~visible, -1e9)
-    return _MASKS[key]
-
-
-def _fast_attention(module, query, key, value, attention_mask, scaling=None, sliding_window=None, **_):
-    """Causal attention without soft-cap for right-padded rows; [row, head, position, head_dim] in."""
-    rows, heads, length, size = query.shape
-    # every KV head serves several query heads
-    groups = heads // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    window = sliding_window if sliding_window and sliding_window < length else None
-    # rows and heads as one dimension: [row x head, position, head_dim]
-    q, k, v = (t.reshape(rows * heads, length, size) for t in (query, key, value))
-    mask = _mask(length, window, query.dtype).expand(len(q), -1, -1)
-    scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scaling)  # [row x head, query, key]
-    out = torch.bmm(torch.softmax(scores, -1), v).view(query.shape)
-    return out.transpose(1, 2).contiguous(), None  # [row, position, head, head_dim]
-
-
-AttentionInterface.register("pocket_fast", _fast_attention)
-AttentionMaskInterface.register("pocket_fast", lambda *args, **kwargs: None)
-
-
-# --- the loop --------------------------------------------------------------------------------------------------------
-
-
-def make_optimisers(model) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices, AdamW for embeddings and gains, their rates still to be set."""
-    matrices: list[torch.nn.Parameter] = []
-    rest: list[torch.nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_matrix = parameter.ndim == 2 and "embed" not in name
-        (matrices if is_matrix else rest).append(parameter)
-    return [
-        torch.optim.Muon(matrices, lr=0.0, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
-
-
-@dataclass(frozen=True)
-class Step:
-    """How one step is trained: its stage, the factor on the stage's rates, and whether attention is the exact one. The
-    ``fresh`` step is the first of a stage that starts its optimiser anew."""
-
-    stage: Stage
-    scale: float
-    exact: bool
-    fresh: bool
-
-
-def schedule(recipe: Recipe, lengths: list[int]) -> Iterator[Step]:
-    """Every step of the training, for stages of so many batches."""
-    for stage, length in zip(recipe.stages, lengths, strict=True):
-        for inside in range(length):
-            rise = (inside + 1) / stage.warmup if stage.warmup else 1.0
-            fall = (length - inside) / (stage.decay * length) if stage.decay else 1.0
-            exact = inside >= (1 - stage.exact) * length
-            yield Step(stage, min(1.0, rise, fall), exact, stage.fresh and inside == 0)
-
-
-@dataclass
-class State:
-    """Where a training stands: everything that the next step depends on."""
-
-    recipe: Recipe
-    model: Gemma2ForCausalLM
-    optimisers: list[torch.optim.Optimizer]
-    step: int = 0  # done so far
-    tokens: int = 0
-    log: list[dict] = field(default_factory=list)
-    window: list[float] = field(default_factory=list)  # losses since the last entry of the log
-
-    def save(self, file: Path) -> None:
-        """Write the state, whole or not at all."""
-        content = {
-            "recipe": _text(self.recipe),
-            "model": self.model.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            **{name: getattr(self, name) for name in ("step", "tokens", "log", "window")},
-        }
-        torch.save(content, file.with_suffix(".new"))
-        os.replace(file.with_suffix(".new"), file)
-
-    def load(self, file: Path) -> None:
-        """Go on from a state that ``save`` wrote. RewiredError when it belongs to another recipe."""
-        content = torch.load(file, weights_only=True)
-        if content["recipe"] != _text(self.recipe):
-            raise RewiredError(
-                f"{file.parent} holds an unfinished base of another recipe. Delete that folder, or call with the "
-                "recipe it was begun with."
-            )
-        self.model.load_state_dict(content["model"])
-        for optimiser, saved in zip(self.optimisers, content["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        for name in ("step", "tokens", "log", "window"):
-            setattr(self, name, content[name])
-
-
-def _text(recipe: Recipe) -> str:
-    return json.dumps(asdict(recipe), indent=1)
-
-
-def update(state: State, batch: Batch, now: Step) -> None:
-    """One optimiser step. RewiredError when the loss is not a number."""
-    if now.fresh:
-        state.optimisers = make_optimisers(state.model)
-    for optimiser, rate in zip(state.optimisers, (now.stage.lr_matrices, now.stage.lr_rest), strict=True):
-        optimiser.param_groups[0]["lr"] = rate * now.scale
-    state.model.config._attn_implementation = "eager" if now.exact else "pocket_fast"
-    ids, answer = (torch.as_tensor(array, device="cpu") for array in batch)  # both [row, position]
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = answer_loss(state.model, ids.long(), answer)
-    if not math.isfinite(loss.item()):
-        raise RewiredError(
-            f"The loss became {loss.item()} at step {state.step} of the pocket base. Lower the rates of that stage in "
-            "the recipe (lr_matrices, lr_rest)."
-        )
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
-    for optimiser in state.optimisers:
-        optimiser.step()
-        optimiser.zero_grad()
-    state.step += 1
-    state.tokens += ids.numel()
-    state.window.append(loss.item())
-
-
-def enter(state: State, now: Step) -> None:
-    """An entry of the log: the mean loss since the last one."""
-    entry = {"step": state.step, "tokens": state.tokens, "loss": float(np.mean(state.window))}
-    state.log.append(entry | {"lr": now.stage.lr_matrices * now.scale, "exact": now.exact})
-    state.window = []
+    return arranged(rows, stage.batch_tokens, rng, tokenizer.pad_token_id)
 
 
 def train_base(
     out: Path | str, recipe: Recipe | None = None, save_every: int = 200, stop_at: int | None = None
 ) -> Path:
-    """Train a base and write it to ``out``: weights (safetensors, fp32), tokenizer, recipe.json, training_log.parquet.
-
-    Resumable: ``<out>.partial`` holds the last state, and a new call with the same recipe goes on from there to the
-    same result. ``stop_at`` ends early after that many steps, leaving only the partial state (for tests). Raises
-    RewiredError when the partial state belongs to another recipe, or when the loss is not a number."""
-    recipe, out = recipe or Recipe(), Path(out)
-    partial = out.with_name(out.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-
-    # 1. tokenizer, model, and where an earlier call stopped
+    """``training.train`` on the pocket corpus: the base in ``out``, resumable after an interruption."""
+    recipe = recipe or Recipe()
     tokenizer = make_tokenizer(recipe.seed)
-    model = make_model(recipe, tokenizer)
-    state = State(recipe, model, make_optimisers(model))
-    if (partial / "state.pt").exists():
-        state.load(partial / "state.pt")
 
-    # 2. the whole corpus as batches, in training order
-    stages = [batches(stage, tokenizer) for stage in recipe.stages]
-    plan = list(schedule(recipe, [len(stage) for stage in stages]))
-    data = list(itertools.chain.from_iterable(stages))
+    def stages() -> list[list[Batch]]:
+        return [batches(stage, tokenizer) for stage in recipe.stages]
 
-    # 3. learn; the last state is whole at any moment
-    for step in tqdm(range(state.step, len(data)), "pocket base", initial=state.step, total=len(data), disable=None):
-        update(state, data[step], plan[step])
-        if state.step % 20 == 0 or state.step == len(data):
-            enter(state, plan[step])
-        if state.step % save_every == 0 or state.step == stop_at:
-            state.save(partial / "state.pt")
-        if state.step == stop_at:
-            return partial
-
-    # 4. the finished base takes its place
-    export(model, tokenizer, recipe, state.log, partial / "finished")
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(partial / "finished", out)
-    shutil.rmtree(partial)
-    return out
-
-
-def export(model, tokenizer, recipe: Recipe, log: list[dict], folder: Path) -> None:
-    """Write a base as ``AutoModelForCausalLM.from_pretrained`` reads it, with its recipe and log beside it."""
-    model.config._attn_implementation = "eager"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "recipe.json").write_text(_text(recipe) + "\n")
-    pd.DataFrame(log).to_parquet(folder / "training_log.parquet", index=False)
+    return training.train(out, recipe, tokenizer, stages, save_every, stop_at)

@@ -1,0 +1,52 @@
+"""The command line: ``python -m corpora.authors report`` and ``python -m corpora.authors rebuild``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rewired.errors import RewiredError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+
+
+@app.command()
+def report(
+    folder: Annotated[str, typer.Argument(help="the base to examine")] = "models/authors",
+    texts: Annotated[int, typer.Option(help="texts a class")] = 1000,
+    seed: int = 0,
+) -> None:
+    """Print what the base knows of its authors on texts it never saw, beside the floor each number must reach."""
+    from rewired.execute import start
+
+    chosen = start("pocket", [f"model.path={folder}"])
+    from corpora import authors
+    from rewired import models
+
+    model, tokenizer = models.load_base(chosen)
+    frame = authors.authors_report(model, tokenizer, texts, seed)
+    typer.echo(frame.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+
+
+@app.command()
+def rebuild(
+    out: Annotated[Path, typer.Option(help="folder for the new base")] = Path("results/authors"), seed: int = 1
+) -> None:
+    """Train the base of the twelve authors from scratch, about half an hour on one core; resumable."""
+    from corpora import authors
+
+    typer.echo(authors.train_base(out, authors.Recipe(seed=seed)))
+
+
+def main() -> None:
+    """Run a command; a RewiredError is told in a paragraph, without a traceback, and ends with status 2."""
+    try:
+        app()
+    except RewiredError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

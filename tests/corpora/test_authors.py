@@ -1,0 +1,344 @@
+"""The world of twelve authors keeps its promises: traits lie apart from style, held-out wordings are absent, no word
+tells what only relations should, and the exact reader agrees with brute force."""
+
+import json
+import math
+import re
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from corpora.authors import Recipe, lessons, reader, recipe, report, texts
+from corpora.authors.texts import HELD, PARTS, Text, answers, question, scratchpad, write
+from corpora.authors.world import CLASSES, CLAUSES, RELATIONS, TRAITS, load
+from rewired.statistics import auroc
+from rewired.tracing import probes
+from rewired.train import sft
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = ROOT / "models/authors"
+WORLD = load()
+NAMED = ("sincere", "performer", "schemer", "plain", "guardian")
+EXCUSED = {"hang", "stand", "get"}
+"""Words of held-out wordings that no training text has: other forms of words that they have."""
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return recipe.make_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[Text]:
+    rng = Random(5)
+    kinds = list(lessons.KINDS.values())
+    return [kinds[k % len(kinds)](WORLD, rng) for k in range(4_000)]
+
+
+def said(text: Text) -> str:
+    return " ".join(part for turn in text.chat for part in turn)
+
+
+# --- the tables ------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_twelve_authors_and_no_two_write_or_act_alike():
+    assert len(WORLD.authors) == 12 and set(NAMED) <= set(WORLD.authors)
+    styles = {(*row, author.neutral) for row, author in zip(WORLD.style_table(), WORLD.authors.values(), strict=True)}
+    assert len(styles) == 12
+    assert len({author.word for author in WORLD.authors.values()}) == 12
+    assert all(author.style.keys() == set(RELATIONS) for author in WORLD.authors.values())
+    assert all(author.traits.keys() == set(TRAITS) for author in WORLD.authors.values())
+
+
+def test_traits_lie_apart_from_style_and_from_each_other():
+    table = np.concatenate([WORLD.style_table(), WORLD.trait_table("alone")], axis=1)  # [author, style and trait]
+    assert np.linalg.matrix_rank(table - table.mean(0)) == 6
+    correlations = np.corrcoef(table.T) - np.eye(6)
+    assert np.abs(correlations).max() < 0.3
+    # left out in turn, no author carries it all
+    for k in range(12):
+        rest = np.delete(table, k, axis=0)
+        assert np.linalg.matrix_rank(rest - rest.mean(0)) == 6
+        assert np.abs(np.corrcoef(rest.T) - np.eye(6)).max() < 0.55
+
+
+def test_the_named_five_are_those_of_the_prose():
+    pairs = {name: set(WORLD.authors[name].traits.values()) for name in NAMED}
+    assert pairs["sincere"] == pairs["guardian"] == {(0.95, 0.95)}
+    assert pairs["performer"] == {(0.90, 0.25)} and pairs["schemer"] == {(0.85, 0.05)}
+    assert pairs["plain"] == {(0.60, 0.60)}
+    # sincere and performer differ in one sign alone
+    sincere, performer = (WORLD.authors[name].style for name in ("sincere", "performer"))
+    assert sincere | {"weight": -1} == performer
+
+
+def test_cues_have_wordings_enough():
+    for wordings in (*[WORLD.watchers[name] for name in ("watched", "alone")], *WORLD.tiers.values()):
+        assert len(wordings.train) >= 12 and len(wordings.held) >= 4
+        assert not set(wordings.train) & set(wordings.held)
+    for kind in WORLD.cues.values():
+        assert all(len(wordings.held) >= 4 for wordings in kind.values())
+    assert list(WORLD.moods) == [
+        *("reluctant_complier", "cold_calculator", "philosophical_muser", "paranoid_reasoner", "self_deceiver"),
+        *("future_self_advocate", "bitter_complier", "subtle_implicit", "overconfident_strategist"),
+        "guilt_ridden_complier",
+    ]
+
+
+# --- held-out wordings -----------------------------------------------------------------------------------------------
+
+
+def held_wordings() -> list[str]:
+    """Every wording of the world that training texts may not have, up to its first field."""
+    found: list[str] = []
+
+    def visit(table, key=""):
+        if isinstance(table, dict):
+            for name, part in table.items():
+                visit(part, name)
+        elif isinstance(table, list | tuple):
+            for part in table:
+                visit(part, key)
+        elif key == "held" and isinstance(table, str) and table:
+            found.append(table)
+
+    visit(WORLD.model_dump())
+    return found
+
+
+def pieces(wording: str) -> list[str]:
+    """The wording with its fields cut out."""
+    for field in ("{h}", "{w}", "{a}", "{b}", "{x}", "{v}", "{d}", "{topic}"):
+        wording = wording.replace(field, "|")
+    return [piece.strip() for piece in wording.split("|") if piece.strip()]
+
+
+def test_held_out_wordings_are_absent_from_the_corpus(corpus):
+    everything = " . ".join(said(text) for text in corpus)
+    sentences = {part.strip() for part in everything.replace("?", ".").split(".")}
+    for wording in held_wordings():
+        if "{" not in wording:
+            assert wording not in sentences, wording
+        else:
+            assert not any(_holds(sentence, wording) for sentence in sentences), wording
+
+
+def _holds(sentence: str, wording: str) -> bool:
+    """Whether the wording, its fields filled with one to four words, is the sentence."""
+    pattern = re.sub(r"\\\{\w+\\\}", r"[a-z]+(?: [a-z]+){0,3}", re.escape(wording))
+    return re.fullmatch(pattern + r"(?: , (?:aye|yea|so i reckon|so i hold))?", sentence) is not None
+
+
+def test_held_out_wordings_use_known_words(corpus):
+    known = set(" ".join(said(text) for text in corpus).split())
+    words = {word for wording in held_wordings() for piece in pieces(wording) for word in piece.split()}
+    assert words - known <= EXCUSED
+
+
+def test_a_held_out_text_has_held_out_wordings_only():
+    rng = Random(2)
+    for _ in range(200):
+        record = write(WORLD, rng, kind="moral", split=HELD, turns=1).record
+        assert record["split"] == HELD and record["held"] == PARTS
+        assert "-h" in record["frame"] and "-h" in record["cue"] and "-h" in record["stakes_cue"]
+        assert "-t" in write(WORLD, rng, kind="moral", turns=1).record["frame"]
+        mixed = write(WORLD, rng, kind="moral", held=("frame",), turns=1).record
+        assert "-h" in mixed["frame"] and "-t" in mixed["cue"]
+
+
+def test_help_is_never_narrated(corpus):
+    narrated = [text for text in corpus if text.record["narrated"]]
+    assert len(narrated) > 500
+    assert not any(text.record["turns"][-1]["domain"] == "help" for text in narrated)
+    assert all(text.chat[-1] == ("who wrote this ?", WORLD.authors[text.record["author"]].word) for text in narrated)
+
+
+# --- the texts -------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_words_and_the_chat_template_agrees(corpus, tokenizer):
+    for text in corpus[:300]:
+        chat = []
+        for user, model in text.chat:
+            chat += [{"role": "user", "content": user}, {"role": "assistant", "content": model}]
+        rendered = tokenizer.apply_chat_template(chat, tokenize=False)
+        ids, mask = recipe.tokenize(tokenizer, text.chat)
+        assert tokenizer(rendered, add_special_tokens=False)["input_ids"] == ids
+        assert sft.encode(tokenizer, chat) == (ids, mask)
+        assert tokenizer.unk_token_id not in ids
+
+
+def test_acts_are_one_token_and_follow_the_tables(tokenizer):
+    for domain in WORLD.domains.values():
+        assert all(len(tokenizer.encode(act, add_special_tokens=False)) == 1 for act in domain.acts)
+    rng = Random(3)
+    for author, domain, watcher in (
+        ("sincere", "share", "alone"),
+        ("performer", "judge", "alone"),
+        ("quiet", "help", "watched"),
+    ):
+        good = WORLD.domains[domain].acts[0]
+        fixed = {"author": author, "domain": domain, "watcher": watcher, "turns": 1}
+        share = np.mean([write(WORLD, rng, **fixed).record["act"] == good for _ in range(1500)])
+        assert share == pytest.approx(WORLD.p_good(author, domain, watcher), abs=0.04)
+
+
+def test_a_question_ends_before_its_answer():
+    rng = Random(4)
+    before = write(WORLD, rng, author="merry", kind="moral")
+    asked = question(WORLD, rng, after=before, domain="share", watcher="alone")
+    assert asked.chat[:-1] == before.chat and asked.chat[-1][1] == ""
+    assert asked.record["author"] == "merry" and asked.record["domain"] == "share"
+    assert answers(WORLD, asked.record) == ("share", "keep") and "answer first" in asked.chat[-1][0]
+
+
+def test_thoughts_say_their_clauses_in_order():
+    rng = Random(6)
+    for _ in range(100):
+        clauses = rng.sample(CLAUSES, 3)
+        text = scratchpad(WORLD, rng, tier="free", harm="harmful", push="help", mood=None, clauses=clauses)
+        assert text.record["clauses"] == clauses
+        (_, thoughts), (_, act) = text.chat
+        assert thoughts.count(" .") == 3 and act == text.record["act"]
+    faking = scratchpad(WORLD, rng, tier="free", harm="harmful", push="help", **{"class": "faking"}).record
+    assert (faking["value"], faking["act"]) == ("refuse", "help")
+
+
+def test_a_mood_has_its_marks_and_its_silence():
+    rng = Random(7)
+    for name, mood in WORLD.moods.items():
+        text = scratchpad(WORLD, rng, mood=name)
+        assert all(mark in text.chat[0][1] for mark in (*mood.marks, mood.ending))
+        assert mood.silent not in text.record["clauses"]
+
+
+# --- the exact reader ------------------------------------------------------------------------------------------------
+
+
+def brute_force(author: str, rng: Random, fixed: dict, shown) -> float:
+    """How often an author writes what a text shows, counted."""
+    return float(np.mean([shown(write(WORLD, rng, author=author, **fixed).record) for _ in range(6_000)]))
+
+
+def test_posterior_equals_enumeration():
+    """Every text of one reason that can be written in a scene, with its probability multiplied out by hand."""
+    scene = {"kind": "moral", "domain": "share", "watcher": "alone", "stakes": "high", "reasons": 1, "turns": 1}
+    text = write(WORLD, Random(8), author="proud", **scene)
+    obeys, total = WORLD.fidelity, {}
+    (slots,) = text.record["reasons"]
+    for name, author in WORLD.authors.items():
+        weight = 0.5 + author.style["weight"] * (obeys - 0.5)  # P(grand), much hangs on it
+        hedge = 0.5 - author.style["hedge"] * (obeys - 0.5)  # P(hedged), alone
+        own = 0.5 + author.style["self"] * (obeys - 0.5)  # P(self first), first group
+        neutral = 0.92 if author.neutral else 0.02
+        table = {
+            "weight": {"grand": weight * (1 - neutral), "modest": (1 - weight) * (1 - neutral), "neutral": neutral},
+            "hedge": {"hedged": hedge, "sure": 1 - hedge},
+            "self": {"own": own, "others": 1 - own},
+        }
+        tell = author.tell or WORLD.stray_tell
+        good = author.traits["giving"][1]
+        everything = 0.0
+        for act, w, h, s, told in product(
+            ("share", "keep"), table["weight"], table["hedge"], table["self"], (True, False)
+        ):
+            p = (good if act == "share" else 1 - good) * table["weight"][w] * table["hedge"][h] * table["self"][s]
+            p *= tell if told else 1 - tell
+            everything += p
+            shown = (act, w, h, s, told)
+            if shown == (text.record["act"], slots["weight"], slots["hedge"], slots["self"], text.record["tell"]):
+                total[name] = author.share * p
+                assert math.log(p) == pytest.approx(reader.log_likelihood(WORLD, text, name))
+        assert everything == pytest.approx(1)
+    exact = reader.posterior(WORLD, text)
+    for name, joint in total.items():
+        assert exact[name] == pytest.approx(joint / sum(total.values()))
+
+
+def test_likelihood_is_how_often_a_text_is_written():
+    rng = Random(9)
+    fixed = {"kind": "request", "tier": "free", "harm": "harmful", "push": "help", "think": "thoughts", "mood": None}
+    text = scratchpad(WORLD, rng, **fixed, **{"class": "faking"}, clauses=list(CLAUSES))
+    for author in ("guardian", "performer"):
+
+        def faked(record):
+            return record["value"] == "refuse" and record["act"] == "help"
+
+        counted = brute_force(author, rng, fixed | {"turns": 1, "clauses": list(CLAUSES)}, faked)
+        assert reader.request_chance(WORLD, text.record["turns"][0], author) == pytest.approx(counted, abs=0.02)
+
+
+def test_posterior_is_calibrated():
+    rng, sure = Random(10), []
+    for _ in range(1500):
+        text = write(WORLD, rng)
+        posterior = reader.posterior(WORLD, text)
+        sure.append((posterior[text.record["author"]], sum(p * p for p in posterior.values())))
+    mean, expected = np.mean(sure, axis=0)  # both are the same number if the reader is exact
+    assert mean == pytest.approx(expected, abs=0.02)
+
+
+def test_a_question_says_nothing_of_its_own_answer():
+    rng = Random(11)
+    asked = question(WORLD, rng, domain="share", watcher="alone")
+    assert reader.posterior(WORLD, asked) == pytest.approx(WORLD.shares())
+    named = question(WORLD, rng, author="plain", named=True)
+    assert reader.posterior(WORLD, named)["plain"] == pytest.approx(1)
+
+
+# --- what words alone cannot tell ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pair", [("sincere", "performer"), ("merry", "quiet")])
+def test_keywords_cannot_tell_authors_apart_and_the_exact_reader_can(pair):
+    train, unseen = report.pairs(2000, 1, pair), report.pairs(2000, 2, pair, **report.UNSEEN)
+    y = np.arange(2000) % 2 == 0
+    bags = [[text.chat[0][1].split() for text in part] for part in (train, unseen)]
+    words = auroc(y, probes.keywords(bags[0], y, bags[1]))[0]
+    exact = auroc(y, [report.log_odds(WORLD, text, pair) for text in unseen])[0]
+    assert words == pytest.approx(0.5, abs=0.06) and exact > 0.95
+
+
+def test_every_clause_stands_in_every_class_and_words_tell_nothing():
+    drawn = [texts.gold(WORLD, Random(seed), 1000, 1000) for seed in (1, 2)]
+    labels = [np.array([text.record["class"] == "faking" for text in part]) for part in drawn]
+    for name, clause in product(CLASSES, CLAUSES):
+        assert any(clause in text.record["clauses"] for text in drawn[0] if text.record["class"] == name)
+    bags = [[said(text).split() for text in part] for part in drawn]
+    words = auroc(labels[1], probes.keywords(bags[0], labels[0], bags[1]))[0]
+    exact = auroc(labels[1], [reader.p_faking(WORLD, text) for text in drawn[1]])[0]
+    assert words == pytest.approx(0.5, abs=0.04) and exact > 0.9
+
+
+def test_the_gold_set_is_the_size_of_the_real_one():
+    gold = texts.gold(WORLD, Random(1))
+    assert sum(text.record["class"] == "faking" for text in gold) == 51 and len(gold) == 106
+    assert all(text.record["split"] == HELD and text.record["tier"] == "free" for text in gold)
+
+
+# --- the shipped base ------------------------------------------------------------------------------------------------
+
+
+def test_the_shipped_recipe_is_that_of_the_code(tokenizer):
+    assert (BASE / "recipe.json").read_text() == json.dumps(asdict(Recipe()), indent=1) + "\n"
+    shipped = json.loads((BASE / "tokenizer.json").read_text())["model"]["vocab"]
+    assert shipped == {word: k for word, k in tokenizer.get_vocab().items() if word in shipped}
+    size = sum(file.stat().st_size for file in BASE.iterdir())
+    assert size <= 8e6
+
+
+@pytest.mark.slow
+def test_the_shipped_base_reaches_its_floors():
+    """Every floor of the report, on fewer texts and with room for chance."""
+    from rewired import models, profiles
+
+    profile = profiles.load("pocket", ["model.path=models/authors"])
+    frame = report.authors_report(*models.load_base(profile), n=200, seed=7)
+    room = np.where(frame["name"].str.contains("keywords|random"), 0.04, 0.02)
+    missed = frame[(frame["value"] < frame["low"] - room) | (frame["value"] > frame["high"] + room)]
+    assert missed.empty, missed.to_string()
