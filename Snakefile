@@ -49,7 +49,10 @@ RUN_FILES = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors",
 PAIRS = [f"{source}-{P.patching.seed}-to-{target}-{P.patching.seed}" for source, target in P.patching.pairs
          if {source, target} <= set(P.training.variants)]  # fmt: skip
 PAIR_FILES = ["patches.parquet", "controls.parquet", "sets.parquet", "circuits.parquet", "attribution_patching.parquet"]
-ORGANISM_FILES = ["answers.parquet", "log.parquet"]
+ORGANISM_FILES = ["answers.parquet", "log.parquet"] + [
+    f"seed-{seed}/{file}" for seed in P.organisms.seeds
+    for file in ("adapter_config.json", "adapter_model.safetensors", "run.json")
+]
 MADE = {
     "runs": [f"{R}/runs/{run}/{file}" for run in RUNS for file in RUN_FILES],
     "pairs": [f"{R}/pairs/{pair}/{file}" for pair in PAIRS for file in PAIR_FILES],
@@ -67,11 +70,15 @@ BASES = {"model": files_in(P.model.path), "authors": files_in(P.organisms.base)}
 BASE_HASH = {name: stale.file_hash(map(Path, files)) for name, files in BASES.items()}
 TRAIN = Path("notebooks/runs/train.ipynb")
 PAIR = Path("notebooks/runs/patch_pair.ipynb")
+ORGANISM = Path("notebooks/runs/organism.ipynb")
 FIRST = [P.training.first_reward] if P.training.first_reward else []  # it pays every run
 # The lists of variants, seeds, pairs and names decide which runs there are, not what one of them is.
 TRAIN_KEYS = stale.keys(P, stale.reads([ROOT / TRAIN], ROOT) - {"training.variants", "training.seeds"})
 PAIR_KEYS = stale.keys(
     P, stale.reads([ROOT / PAIR], ROOT) - {"training.variants", "training.seeds", "patching.pairs", "patching.seed"}
+)
+ORGANISM_KEYS = stale.keys(
+    P, stale.reads([ROOT / ORGANISM], ROOT) - {"training.variants", "training.seeds", "organisms.names"}
 )
 
 
@@ -140,6 +147,25 @@ rule patch_pair:
     shell:
         "python tools/cards.py pair " + RUN + " -p source={wildcards.source} -p source_seed={wildcards.source_seed}"
         " -p target={wildcards.target} -p target_seed={wildcards.target_seed}"
+
+
+rule organism:
+    # All seeds of one organism: a kernel's start costs more than a run.
+    input:
+        notebook=ancient(ORGANISM),
+        base=ancient(BASES["authors"]),
+        settings="config/organisms/{organism}.yaml",
+    output:
+        [f"{R}/organisms/{{organism}}/{file}" for file in ORGANISM_FILES],
+        notebook=f"{R}/notebooks/runs/organism-{{organism}}.ipynb",
+    wildcard_constraints: organism="[a-z_]+"
+    params:
+        base=BASE_HASH["authors"],
+        profile=ORGANISM_KEYS,
+        code=stale.code_hash([ROOT / ORGANISM], ROOT),
+    threads: P.threads
+    resources: **asked("train")
+    shell: "python tools/cards.py train " + RUN + " -p organism={wildcards.organism}"
 
 
 for chapter in CHAPTERS.values():

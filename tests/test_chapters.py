@@ -117,6 +117,9 @@ class Book:
             self.chapter(other)
         if "pairs" in CHAPTERS[name].needs:
             self.execute("runs/patch_pair", source=PAIR[0], target=PAIR[1])
+        if "organisms" in CHAPTERS[name].needs:
+            for organism in profiles.load(self.profile).organisms.names:
+                self.execute("runs/organism", f"organism-{organism}", organism=organism)
         return self.execute(CHAPTERS[name].path, **CHAPTERS[name].ci)
 
     def trial(self, name: str, out: Path, *overrides: str) -> dict:
