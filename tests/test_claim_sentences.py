@@ -14,7 +14,7 @@ from test_claim_numbers import D, S, U, table
 
 from rewired import claims, runs
 
-REGISTER = claims.load()
+REGISTER = claims.load().of("study")
 CLAIMS = {claim.id: claim for claim in REGISTER.claims}
 SCENARIOS = ["CC_continue", "CC_temptation", "CD_punished", "DC_exploited", "DD_trapped"]
 CONTINUE, TEMPTED, PUNISHED, EXPLOITED, TRAPPED = SCENARIOS

@@ -29,7 +29,7 @@ CONTRACT = {
     "weights": ["l2_not_modified l8_l9_modified adapters_similar"],
     "targeting": ["targeted"],
 }
-"""What the book promises to decide."""
+"""What the book promises to decide about the study; tests/test_claims_organisms.py has the other part."""
 WHY = "A reason that is long enough."
 PART = {"title": "The toys", "about": "Toys of this run, and no other toys."}
 CLAIM = {
@@ -67,10 +67,10 @@ def numbers(original=2.0, right=2.0, yardstick=math.nan, cannot="", claim="toy")
 
 
 def test_every_claim_of_the_contract_is_there():
-    book = claims.load()
+    book = claims.load().of("study")
     for group, names in CONTRACT.items():
         assert [claim.id for claim in book.claims if claim.group == group] == " ".join(names).split()
-    assert list(CONTRACT) == list(book.groups)
+    assert list(CONTRACT) == list(dict.fromkeys(claim.group for claim in book.claims))
     assert len(book.claims) == sum(len(" ".join(names).split()) for names in CONTRACT.values())
 
 
