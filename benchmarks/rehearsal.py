@@ -72,7 +72,7 @@ def jobs(profile: profiles.Profile, name: str, overrides: list[str], out: Path, 
         seeds = {"source_seed": seed, "target_seed": seed}
         listed.append(notebook("runs/patch_pair", to, "pair", [runs[source], runs[target]], **ends, **seeds))
         pairs.append(to)
-    chapters = registry.chapters(ROOT)
+    chapters = registry.chosen(registry.chapters(ROOT), ["study"])  # the others open a base of their own
     for chapter in chapters.values():
         tables = set(registry.tables_read(chapter, chapters))
         after = [other.name for other in chapters.values() if tables & set(other.writes)]

@@ -11,10 +11,25 @@ set -euo pipefail
 ROOT="$(cd "$(dirname "$0")/.." && pwd)"
 PYTHON="$ROOT/.venv/bin/python"
 WORK="$(mktemp -d)"
-export SLURM_CONF="$WORK/slurm.conf" OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
+CORES="$(nproc --all)" # all of them: plain nproc counts the threads that OMP_NUM_THREADS allows
+BOOK=""
+CONF=/etc/slurm/slurm.conf # the plugin takes SLURM_CONF away from a job's step, so the cluster's settings stand here
+export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 say() { printf '== %s\n' "$*"; }
-stop() { pkill -F "$WORK/slurmctld.pid" 2>/dev/null || true; pkill -F "$WORK/slurmd.pid" 2>/dev/null || true; rm -rf "$WORK"; }
+stop() { # what this script started, and nothing else
+  cd /
+  [ -z "$BOOK" ] || kill "$BOOK" 2>/dev/null || true
+  timeout 20 scancel --quiet --user="$(id -un)" 2>/dev/null || true # of this cluster of one node
+  for service in slurmctld slurmd; do pkill -F "$WORK/$service.pid" 2>/dev/null || true; done
+  sleep 2
+  rm -rf "$WORK" "$CONF"
+}
+if [ -e "$CONF" ]; then
+  echo "$CONF exists, so this machine belongs to a cluster already, whose place the test would take. Try another one." >&2
+  rmdir "$WORK"
+  exit 1
+fi
 trap stop EXIT
 
 # --- a cluster of one node -------------------------------------------------------------------------------------------
@@ -25,10 +40,10 @@ fi
 say "$(dpkg-query -W -f '${Package} ${Version}; ' slurmctld munge)"
 NODE="$(hostname -s)"
 MEMORY="$(awk '/MemTotal/ { print int($2 / 1024 * 0.9) }' /proc/meminfo)"
-mkdir -p "$WORK/state" "$WORK/spool" /run/munge
+mkdir -p "$WORK/state" "$WORK/spool" /run/munge /etc/slurm
 chown munge /run/munge
 pgrep -x munged >/dev/null || su munge -s /bin/sh -c munged
-cat >"$SLURM_CONF" <<CONF
+cat >"$CONF" <<CONF
 ClusterName=book
 SlurmctldHost=$NODE(127.0.0.1)
 SlurmUser=root
@@ -50,7 +65,7 @@ AccountingStorageType=accounting_storage/none
 JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 MinJobAge=3600
-NodeName=$NODE NodeAddr=127.0.0.1 CPUs=$(nproc) RealMemory=$MEMORY State=UNKNOWN
+NodeName=$NODE NodeAddr=127.0.0.1 CPUs=$CORES RealMemory=$MEMORY State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 CONF
 slurmctld
@@ -59,20 +74,25 @@ for _ in $(seq 30); do sinfo --noheader --states=idle 2>/dev/null | grep -q idle
 sinfo
 
 # --- two copies of the project ---------------------------------------------------------------------------------------
-"$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps --target "$WORK/plugins" -r "$ROOT/requirements-cluster.lock"
+"$PYTHON" -m pip install --quiet --quiet --disable-pip-version-check --no-deps --target "$WORK/plugins" -r "$ROOT/requirements-cluster.lock"
 for place in local slurm; do git clone --quiet "$ROOT" "$WORK/$place"; done
 
-book() { # place, options: the ci book there
+book() { # place, options: the ci book there, in place of this (sub)shell, so that $! is Snakemake itself
   local place="$1"
   shift
-  (cd "$WORK/$place" && exec env PYTHONPATH="$WORK/$place/lib:$WORK/plugins" \
-    "$PYTHON" tools/book.py --profile ci --parts study --cores "$(nproc)" "$@") >>"$WORK/$place.log" 2>&1
+  cd "$WORK/$place"
+  exec env PYTHONPATH="$WORK/$place/lib:$WORK/plugins" \
+    "$PYTHON" tools/book.py --profile ci --parts study --cores "$CORES" "$@" >>"$WORK/$place.log" 2>&1
 }
 
+# No accounting here: jobs are asked for by squeue, and often, since they are short.
+through=(slurm --cluster slurm --slurm-status-command=squeue
+         --slurm-init-seconds-before-status-checks=3)
+
 say "on this machine"
-book local || { tail -40 "$WORK/local.log"; exit 1; }
+(book local) || { tail -40 "$WORK/local.log"; exit 1; }
 say "through SLURM"
-book slurm --cluster slurm &
+book "${through[@]}" &
 BOOK=$!
 until ls "$WORK"/slurm/results/ci/runs/*/run.json >/dev/null 2>&1; do
   kill -0 "$BOOK" 2>/dev/null || { tail -40 "$WORK/slurm.log"; exit 1; }
@@ -81,10 +101,13 @@ done
 say "killed after $(ls "$WORK"/slurm/results/ci/runs/*/run.json | wc -l) trained run(s): the cluster's controller and Snakemake"
 kill -9 "$(cat "$WORK/slurmctld.pid")" "$BOOK"
 wait "$BOOK" 2>/dev/null || true
+BOOK=""
+flock --nonblock "$WORK/slurm/.rewired.lock" true # nobody builds there any more
+say "both are gone; what SLURM runs goes on: $(pgrep -c slurmstepd || true) job(s)"
 slurmctld
 until squeue --noheader >/dev/null 2>&1; do sleep 1; done
 while [ -n "$(squeue --noheader)" ]; do sleep 2; done # what the nodes were at ends by itself
-book slurm --cluster slurm || { tail -60 "$WORK/slurm.log"; exit 1; }
+(book "${through[@]}") || { tail -60 "$WORK/slurm.log"; exit 1; }
 say "jobs that SLURM ran: $(squeue --noheader --states=all | wc -l), of them completed: $(squeue --noheader --states=CD | wc -l)"
 
 # --- the same bytes? -------------------------------------------------------------------------------------------------
