@@ -103,7 +103,7 @@ kill -9 "$(cat "$WORK/slurmctld.pid")" "$BOOK"
 wait "$BOOK" 2>/dev/null || true
 BOOK=""
 flock --nonblock "$WORK/slurm/.rewired.lock" true # nobody builds there any more
-say "both are gone; what SLURM runs goes on: $(pgrep -c slurmstepd || true) job(s)"
+say "both are gone; what SLURM runs goes on: $(pgrep -c slurmstepd || true) step(s)"
 slurmctld
 until squeue --noheader >/dev/null 2>&1; do sleep 1; done
 while [ -n "$(squeue --noheader)" ]; do sleep 2; done # what the nodes were at ends by itself
