@@ -9,7 +9,10 @@ os.environ.update(
 import pytest
 import torch
 
+from rewired.execute import keep_memory
+
 torch.set_num_threads(1)
+keep_memory()
 
 
 @pytest.fixture(autouse=True)

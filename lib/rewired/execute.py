@@ -33,6 +33,7 @@ def start(profile: str | Path = "pocket", overrides: Mapping[str, Any] | Iterabl
     chosen = load(profile, overrides)
     for name, value in environment(chosen).items():
         os.environ.setdefault(name, value)
+    keep_memory()
     import torch
 
     torch.set_num_threads(chosen.threads)
@@ -50,6 +51,18 @@ def environment(profile: Profile) -> dict[str, str]:
     quiet["PYTHONWARNINGS"] = "ignore"  # a warning's text names a folder of this machine
     fixed = {"TOKENIZERS_PARALLELISM": "false", "PYTHONHASHSEED": "0", "HF_HUB_DISABLE_TELEMETRY": "1"}
     return pinned | quiet | fixed
+
+
+def keep_memory() -> None:
+    """Let this process keep up to 512 MB that it has freed, on Linux with glibc; elsewhere nothing happens.
+
+    A forward pass makes and drops the same large tensors at every layer. By default their pages go back to the system
+    each time and are cleared when they are wanted again: a fifth of a small model's time. No number changes."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if set_option is not None:
+        # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h, in bytes
+        for option, size in ((-3, 32 * 2**20), (-1, 512 * 2**20), (-2, 32 * 2**20)):
+            set_option(option, size)
 
 
 def _end_with_parent(shell) -> None:
