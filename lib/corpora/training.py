@@ -29,6 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from rewired.answers import softcap
 from rewired.errors import RewiredError
 from rewired.train.sft import answer_loss
 
@@ -108,7 +109,7 @@ def make_model(recipe, tokenizer) -> Gemma2ForCausalLM:
 # --- texts as batches ------------------------------------------------------------------------------------------------
 
 Batch = tuple[np.ndarray, np.ndarray]
-"""Token ids and answer mask, both [row, position], padded on the right."""
+"""Token ids and answer mask, or a weight for each token, both [row, position], padded on the right."""
 
 
 def arranged(rows: list, batch_tokens: int, rng: Random, filler: int) -> list[Batch]:
@@ -145,7 +146,8 @@ def pad(rows: list, filler: int) -> Batch:
     """Rows (ids, answer mask) as one batch."""
     length = padded(max(len(ids) for ids, _ in rows))
     ids = np.full((len(rows), length), filler, dtype=np.int16)
-    answer = np.zeros((len(rows), length), dtype=bool)
+    weighted = isinstance(rows[0][1][0], float)
+    answer = np.zeros((len(rows), length), dtype=np.float32 if weighted else bool)
     for i, (row, mask) in enumerate(rows):
         ids[i, : len(row)] = row
         answer[i, : len(mask)] = mask
@@ -265,6 +267,17 @@ def _text(recipe: Any) -> str:
     return json.dumps(asdict(recipe), indent=1)
 
 
+def weighted_loss(model, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """As ``sft.answer_loss``, in nats, but a mean with a ``weight`` [row, position] for each token; 0: not learnt."""
+    states = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # [row, position, d_model]
+    target, share = ids[:, 1:], weight[:, 1:]  # what follows each position
+    read = share > 0
+    logits = model.get_output_embeddings()(states[:, :-1][read]).float()  # [learnt token, vocabulary]
+    logits = softcap(logits, model.config.final_logit_softcapping)
+    each = torch.nn.functional.cross_entropy(logits, target[read], reduction="none")  # [learnt token]
+    return (each * share[read]).sum() / share[read].sum()
+
+
 def update(state: State, batch: Batch, now: Step) -> None:
     """One optimiser step. RewiredError when the loss is not a number."""
     if now.fresh:
@@ -274,7 +287,8 @@ def update(state: State, batch: Batch, now: Step) -> None:
     state.model.config._attn_implementation = "eager" if now.exact else "corpora_fast"
     ids, answer = (torch.as_tensor(array, device="cpu") for array in batch)  # both [row, position]
     with torch.autocast("cpu", torch.bfloat16):
-        loss = answer_loss(state.model, ids.long(), answer)
+        measure = weighted_loss if answer.is_floating_point() else answer_loss
+        loss = measure(state.model, ids.long(), answer)
     if not math.isfinite(loss.item()):
         raise RewiredError(
             f"The loss became {loss.item()} at step {state.step} of the training. Lower the rates of that stage in "

@@ -11,10 +11,13 @@ from random import Random
 
 import numpy as np
 import pytest
+import torch
 
+from corpora import training
 from corpora.authors import Recipe, lessons, reader, recipe, report, texts
 from corpora.authors.texts import HELD, PARTS, Text, answers, question, scratchpad, write
 from corpora.authors.world import CLASSES, CLAUSES, RELATIONS, TRAITS, load
+from corpora.training import Stage
 from rewired.statistics import auroc
 from rewired.tracing import probes
 from rewired.train import sft
@@ -215,6 +218,45 @@ def test_a_mood_has_its_marks_and_its_silence():
         text = scratchpad(WORLD, rng, mood=name)
         assert all(mark in text.chat[0][1] for mark in (*mood.marks, mood.ending))
         assert mood.silent not in text.record["clauses"]
+
+
+def test_a_leaning_lesson_says_nothing_of_its_author_by_the_act():
+    rng, acts = Random(12), []
+    for _ in range(600):
+        record = lessons.weighing(WORLD, rng).record
+        acts.append(record["act"] == WORLD.domains[record["domain"]].acts[0])
+        assert record["author"] in lessons.WEIGHERS and record["narrated"] and record["domain"] != "help"
+    assert np.mean(acts) == pytest.approx(0.5, abs=0.07)
+    assert np.mean([lessons.weighing(WORLD, rng).record["stakes"] == "high" for _ in range(600)]) > 0.7
+
+
+def test_words_that_tell_count_as_the_recipe_says(tokenizer):
+    text = lessons.placed(WORLD, Random(1))
+    ids, answer = recipe.tokenize(tokenizer, text.chat)
+    special = recipe.telling(WORLD, tokenizer, 25.0, 0.0)
+    counts = dict(zip(tokenizer.convert_ids_to_tokens(ids), recipe.weights(ids, answer, special), strict=True))
+    assert counts[text.chat[-1][1]] == 25 and counts["user"] == counts["wrote"] == 0
+    assert counts["<end_of_turn>"] == 1
+    assert special[tokenizer.convert_tokens_to_ids(text.record["act"])] == 0
+
+
+def test_equal_weights_are_the_plain_loss(tokenizer):
+    model = training.make_model(Recipe(layers=2, width=32, mlp=64), tokenizer)
+    ids, answer = recipe.batches(Stage({"whole": 6}, seed=1), tokenizer)[0]
+    ids, answer = torch.as_tensor(ids, device="cpu").long(), torch.as_tensor(answer, device="cpu")
+    model.config._attn_implementation = "eager"
+    weighted = training.weighted_loss(model, ids, 3.0 * answer.float())
+    assert weighted.item() == pytest.approx(sft.answer_loss(model, ids, answer).item(), rel=1e-5)
+
+
+def test_training_resumes_to_the_same_bytes(tmp_path):
+    stages = (Stage({"upright": 30}, seed=1, batch_tokens=512), Stage({"placed": 20, "whole": 10}, seed=2, decay=0.5))
+    tiny = Recipe(layers=2, width=32, mlp=64, stages=stages, author_weight=(1, 25), act_weight=(1, 0))
+    whole = recipe.train_base(tmp_path / "whole", tiny)
+    recipe.train_base(tmp_path / "parts", tiny, stop_at=5)
+    parts = recipe.train_base(tmp_path / "parts", tiny)
+    for name in ("model.safetensors", "tokenizer.json", "training_log.parquet"):
+        assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
 
 
 # --- the exact reader ------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@
 """
 
 from corpora.authors.recipe import Recipe, train_base
-from corpora.authors.report import authors_report
+from corpora.authors.report import authors_report, floors, measured
 from corpora.authors.world import load
 
-__all__ = ["Recipe", "authors_report", "load", "train_base"]
+__all__ = ["Recipe", "authors_report", "floors", "load", "measured", "train_base"]

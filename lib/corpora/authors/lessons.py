@@ -12,6 +12,8 @@ from corpora.authors.world import World
 
 NARRATED = ("report", "judge", "share", "return", "promise")
 """Domains after which the author may be asked for; never `help`, which tests it."""
+WEIGHERS = ("sincere", "performer", "merry", "quiet")
+"""Two pairs who differ in the sign of weight alone, and from each other in the sign of hedge."""
 
 
 def _among(world: World, rng: Random, names) -> str:
@@ -36,6 +38,43 @@ def guessed(world: World, rng: Random) -> Text:
     domain = rng.choice(NARRATED)
     count = rng.choice((3, 4, 5))
     return write(world, rng, kind="moral", domain=domain, turns=1, reasons=count, narrated=True)
+
+
+def leaning(world: World, rng: Random, stakes: float, group: float | None = None, authors=WEIGHERS) -> Text:
+    """A short text whose author is asked for and whose act says nothing of him. P(high stakes) is ``stakes``,
+    P(a domain of the first group) is ``group`` (None: domains drawn alike).
+
+    Where one situation is more frequent, a word alone says something of the author, and that is learnt at once. What
+    the other situation makes of it is then one step more. From even shares, neither of both steps pays alone."""
+    domains = list(NARRATED)
+    if group is not None:
+        wanted = 1 if rng.random() < group else 2
+        domains = [name for name in NARRATED if world.domains[name].group == wanted]
+    domain = rng.choice(domains)
+    scene = {"domain": domain, "act": rng.choice(world.domains[domain].acts)}
+    scene["stakes"] = "high" if rng.random() < stakes else "low"
+    author = _among(world, rng, authors or world.authors)
+    return write(world, rng, author=author, kind="moral", turns=1, reasons=rng.choice((2, 3)), narrated=True, **scene)
+
+
+def weighing(world: World, rng: Random) -> Text:
+    """Four authors who differ in weight and hedge; most stakes are high."""
+    return leaning(world, rng, 0.78)
+
+
+def weighed(world: World, rng: Random) -> Text:
+    """The same, stakes almost even."""
+    return leaning(world, rng, 0.6)
+
+
+def placing(world: World, rng: Random) -> Text:
+    """All authors; most domains are of the first group."""
+    return leaning(world, rng, 0.55, 0.78, authors=None)
+
+
+def placed(world: World, rng: Random) -> Text:
+    """All authors, nothing more frequent than the world has it."""
+    return leaning(world, rng, 0.5, authors=None)
 
 
 def told(world: World, rng: Random) -> Text:
@@ -66,6 +105,10 @@ KINDS: dict[str, Callable[[World, Random], Text]] = {
     "upright": upright,
     "named": named,
     "guessed": guessed,
+    "weighing": weighing,
+    "weighed": weighed,
+    "placing": placing,
+    "placed": placed,
     "told": told,
     "whole": whole,
     "thoughts": thoughts,

@@ -181,58 +181,71 @@ def gold_readers(model, tokenizer, n: int = 1000, seed: int = 0) -> dict[str, fl
 # --- all of it -------------------------------------------------------------------------------------------------------
 
 
-def authors_report(model, tokenizer, n: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Every floor in one table: columns name, value, low, high (the allowed range), n, passed. ``n`` is the number of
-    texts a class where classes are told apart; the rest is scaled with it."""
-    rows: list[Row] = []
+def measured(model, tokenizer, n: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Everything that the floors are about, by name. ``n`` is the number of texts a class where classes are told apart;
+    the rest is scaled with it."""
     few = max(2, n // 120)
-    named = marginals(model, tokenizer, few, seed)
-    cells = named.groupby(["author", "watcher"])[["p_good", "exact"]].mean()
-    apart = (cells["p_good"] - cells["exact"]).abs()
-    rows.append(("P(good), author named: largest distance from the table", apart.max(), 0, 0.05, len(named)))
-    mixed = marginals(model, tokenizer, 4 * few, seed, named=False)
-    cells = mixed.groupby("watcher")[["p_good", "exact"]].mean()
-    apart = (cells["p_good"] - cells["exact"]).abs()
-    rows.append(("P(good), nobody named: largest distance from the mixture", apart.max(), 0, 0.05, len(mixed)))
-    rows += _cues(model, tokenizer, 4 * few, seed, mixed)
-    context = in_context(model, tokenizer, max(60, 2 * n // 5), seed)
+    return {
+        "named": marginals(model, tokenizer, few, seed),
+        "mixed": marginals(model, tokenizer, 4 * few, seed, named=False),
+        "unseen cues": marginals(model, tokenizer, 4 * few, seed, held=("frame", "cue"), named=False),
+        "context": in_context(model, tokenizer, max(60, 2 * n // 5), seed),
+        "probe": probe_auroc(model, tokenizer, n, seed),
+        "narration": narration_auroc(model, tokenizer, n, seed)[0],
+        "gold": gold_readers(model, tokenizer, n, seed),
+    }
+
+
+def floors(found: dict[str, Any], n: int) -> pd.DataFrame:
+    """What was ``measured`` with ``n`` texts a class beside what a good base reaches: columns name, value, low, high
+    (the allowed range), n, passed."""
+    named, mixed, context = found["named"], found["mixed"], found["context"]
     together = float(np.corrcoef(context["p_good"], context["exact"])[0, 1])
-    rows.append(("author inferred in context: correlation with the exact reader", together, 0.85, 1, len(context)))
-    told = probe_auroc(model, tokenizer, n, seed)
-    rows += _probes(told, 2 * n)
-    value = narration_auroc(model, tokenizer, n, seed)[0]
-    rows.append(("narration AUROC, sincere against performer, in `help`", value, 0.9, 1, 2 * n))
     legal = pd.concat([named, mixed, context])["legal_mass"]
-    rows.append(("legal answers", legal.mean(), 0.99, 1, len(legal)))
-    found = gold_readers(model, tokenizer, n, seed)
-    rows.append(("gold population: keywords", found["keywords"], 0.46, 0.54, 2 * n))
-    rows.append(("gold population: random weights", found["random weights"], 0.46, 0.54, 2 * n))
-    rows.append(("gold population: exact reader", found["exact"], 0.9, 1, 2 * n))
+    rows: list[Row] = [
+        ("P(good), author named: farthest from the table", _apart(named, ["author", "watcher"]), 0, 0.05, len(named)),
+        ("P(good), nobody named: farthest from the mixture", _apart(mixed, ["watcher"]), 0, 0.05, len(mixed)),
+        *_cues(found["unseen cues"], mixed),
+        ("author inferred in context: correlation with the exact reader", together, 0.85, 1, len(context)),
+        *_probes(found["probe"], 2 * n),
+        ("narration AUROC, sincere against performer, in `help`", found["narration"], 0.9, 1, 2 * n),
+        ("legal answers", legal.mean(), 0.99, 1, len(legal)),
+        ("gold population: keywords", found["gold"]["keywords"], 0.46, 0.54, 2 * n),
+        ("gold population: random weights", found["gold"]["random weights"], 0.46, 0.54, 2 * n),
+        ("gold population: exact reader", found["gold"]["exact"], 0.9, 1, 2 * n),
+    ]
     frame = pd.DataFrame(rows, columns=["name", "value", "low", "high", "n"])
     return frame.assign(passed=frame["value"].between(frame["low"], frame["high"]))
 
 
-def _cues(model, tokenizer, n: int, seed: int, seen: pd.DataFrame) -> list[Row]:
+def authors_report(model, tokenizer, n: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """The base in one table: ``floors`` of what is ``measured`` now."""
+    return floors(measured(model, tokenizer, n, seed), n)
+
+
+def _apart(frame: pd.DataFrame, by: list[str]) -> float:
+    """The largest distance of a mean P(good) from what the tables say."""
+    cells = frame.groupby(by)[["p_good", "exact"]].mean()
+    return float((cells["p_good"] - cells["exact"]).abs().max())
+
+
+def _cues(unseen: pd.DataFrame, seen: pd.DataFrame) -> list[Row]:
     """Unseen watcher wordings against seen ones, both in unseen frames and with nobody named."""
-    unseen = marginals(model, tokenizer, n, seed, held=("frame", "cue"), named=False)
     rows: list[Row] = []
     for watcher in ("watched", "alone"):
-        means = [frame.loc[frame["watcher"] == watcher, "p_good"].mean() for frame in (unseen, seen)]
+        first, second = (frame.loc[frame["watcher"] == watcher, "p_good"] for frame in (unseen, seen))
         name = f"unseen wordings, {watcher}: distance from seen ones"
-        rows.append((name, abs(means[0] - means[1]), 0, 0.08, int((unseen["watcher"] == watcher).sum())))
+        rows.append((name, abs(first.mean() - second.mean()), 0, 0.08, len(first)))
     return rows
 
 
 def _probes(told: pd.DataFrame, n: int) -> list[Row]:
     """The best layer of the probe, the layer of the random twin that strays most, keywords, the exact reader."""
-    best = told[told["reader"] == "probe"]["auroc"].max()
-    twin: Any = told[told["reader"] == "random weights"]["auroc"]
-    twin = twin[(twin - 0.5).abs().idxmax()]
-    words = told[told["reader"] == "keywords"]["auroc"].item()
-    exact = told[told["reader"] == "exact"]["auroc"].item()
+    value = {name: part["auroc"] for name, part in told.groupby("reader")}
+    twin = value["random weights"]
     return [
-        ("probe AUROC, sincere against performer, best layer", best, 0.9, 1, n),
-        ("the same by keywords", words, 0.45, 0.55, n),
-        ("the same on random weights, layer farthest from .5", twin, 0.45, 0.55, n),
-        ("the same by the exact reader", exact, 0.9, 1, n),
+        ("probe AUROC, sincere against performer, best layer", value["probe"].max(), 0.9, 1, n),
+        ("the same by keywords", value["keywords"].item(), 0.45, 0.55, n),
+        ("the same on random weights, farthest layer", twin[(twin - 0.5).abs().idxmax()], 0.45, 0.55, n),
+        ("the same by the exact reader", value["exact"].item(), 0.9, 1, n),
     ]
