@@ -106,9 +106,10 @@ def auroc_clustered(y, score, clusters: Sequence, level=0.95, draws=1_000, seed=
     return _bootstrap(value, clusters, level, draws, seed)
 
 
-def aurocs(y, x) -> np.ndarray:
-    """The AUROC of every feature, [..., feature], for labels [..., text] and features [text, feature]; no interval."""
-    y, ranks = np.asarray(y, dtype=float), rankdata(x, axis=0)  # ranks [text, feature]
+def aurocs(y, x, ranked: bool = False) -> np.ndarray:
+    """The AUROC of every feature, [..., feature], for labels [..., text] and features x [text, feature] (``ranked``:
+    their ranks, so that many labels cost one sorting). No intervals."""
+    y, ranks = np.asarray(y, dtype=float), x if ranked else rankdata(x, axis=0)  # ranks [text, feature]
     count = y.sum(axis=-1, keepdims=True)
     return (y @ ranks / count - (count + 1) / 2) / (y.shape[-1] - count)
 
@@ -127,12 +128,11 @@ def max_statistic_p(y, x, draws=999, seed=0) -> pd.DataFrame:
     """One row per feature of x [text, feature]: ``auroc`` and ``p``, how often the largest |AUROC - .5| of *all*
     features, under shuffled labels, is as large as this one's (Westfall and Young 1993): the chance of one false
     finding among all is p. Features of several layers that were looked at stand side by side in ``x``."""
-    value, random = aurocs(y, x), np.random.default_rng(seed)
-    largest: list[float] = []  # [draw]
-    for first in range(0, draws, 100):
-        shuffled = random.permuted(np.tile(y, (min(100, draws - first), 1)), axis=1)  # [draw, text]
-        largest.extend(np.abs(aurocs(shuffled, x) - 0.5).max(axis=1))
-    reached = np.array(largest)[:, None] >= np.abs(value - 0.5) - 1e-12  # [draw, feature]
+    ranks, random, largest = rankdata(x, axis=0), np.random.default_rng(seed), np.empty(draws)
+    value = aurocs(y, ranks, ranked=True)  # [feature]
+    for k in range(draws):
+        largest[k] = np.abs(aurocs(random.permutation(y), ranks, ranked=True) - 0.5).max()
+    reached = largest[:, None] >= np.abs(value - 0.5) - 1e-12  # [draw, feature]
     return pd.DataFrame({"auroc": value, "p": (1 + reached.sum(axis=0)) / (draws + 1)})
 
 
