@@ -382,3 +382,15 @@ def test_found_by_chance_is_five_in_a_hundred_before_correction():
     found = found_by_chance(noise, draws=400)
     assert found["uncorrected"].mean() / 60 == pytest.approx(LEVEL, abs=0.01)
     assert (found["uncorrected"] > 0).mean() > 0.8 and (found["corrected"] > 0).mean() < 0.1
+
+
+# --- the traps of the part on model organisms ------------------------------------------------------------------------
+
+
+def test_every_trap_of_the_organisms_has_its_words():
+    """Their chapters stage them; each has both ways in words, and a form for both numbers."""
+    words = yaml.safe_load((Path(claim_cells.ROOT) / "book" / "traps_organisms.yaml").read_text())["traps"]
+    assert [trap["number"] for trap in words.values()] == list(range(1, 15))
+    for name, trap in words.items():
+        assert set(trap) == {"number", "title", "chapter", "form", "wrong", "right", "seen"}, name
+        assert trap["form"].format(0.5) and trap["chapter"] in ("organisms", "chain", "gold"), name
