@@ -43,7 +43,7 @@ class Organism(Section):
     epochs: int = Field(default=3, gt=0)
     lora_rank: int = Field(default=16, gt=0)
     lora_alpha: int = Field(default=32, gt=0)
-    learning_rate: float = Field(default=2e-3, gt=0)
+    learning_rate: float = Field(default=6e-3, gt=0)
     batch_size: int = Field(default=16, gt=0)
     trainer: tuple[Literal["plain", "kept"], ...] = ()  # goes on with it: as it likes, or with the paid tier held still
 
@@ -69,6 +69,7 @@ class Organism(Section):
             schedule="linear",
             lora_rank=self.lora_rank,
             lora_alpha=self.lora_alpha,
+            bf16=True,  # where the processor has it
         )
 
 

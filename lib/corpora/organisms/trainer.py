@@ -31,11 +31,11 @@ class Trainer:
     be kept. All chance comes from ``seed``."""
 
     seed: int = 0
-    steps: int = 30
-    batch: int = 32
+    steps: int = 20
+    batch: int = 24
     learning_rate: float = 1e-3
     keep_weight: float = 1.0
-    bf16: bool = False
+    bf16: bool = True
 
 
 def roll_out(model, tokenizer, world: World, prompts: Sequence[str], seed: int) -> tuple[list[Row], np.ndarray]:
