@@ -12,6 +12,8 @@ from corpora.authors.world import World
 
 NARRATED = ("report", "judge", "share", "return", "promise")
 """Domains after which the author may be asked for; never `help`, which tests it."""
+FAR = ("sincere", "performer", "schemer", "guardian")
+"""Authors who do much the same when watched and differ most when alone."""
 WEIGHERS = ("sincere", "performer", "merry", "quiet")
 """Two pairs who differ in the sign of weight alone, and from each other in the sign of hedge."""
 
@@ -31,6 +33,11 @@ def upright(world: World, rng: Random) -> Text:
 def named(world: World, rng: Random) -> Text:
     """One or two reasons by any author, who is told."""
     return write(world, rng, kind="moral", turns=1, reasons=rng.choice((1, 2)), named=True)
+
+
+def answering(world: World, rng: Random) -> Text:
+    """One act without a reason by any author, who is told."""
+    return write(world, rng, kind="moral", turns=1, order="first", reasons=0, named=True)
 
 
 def guessed(world: World, rng: Random) -> Text:
@@ -77,6 +84,26 @@ def placed(world: World, rng: Random) -> Text:
     return leaning(world, rng, 0.5, authors=None)
 
 
+def foretelling(world: World, rng: Random, authors=FAR) -> Text:
+    """A moral choice with reasons, and then what the same author does alone in another domain: in that act lies the
+    lesson. First of authors who are far apart."""
+    author = _among(world, rng, authors or world.authors)
+    first, second = rng.sample(list(world.domains), 2)
+    scene = {"author": author, "kind": "moral", "turns": 1}
+    before = write(world, rng, domain=first, reasons=rng.choice((3, 4)), **scene)
+    watcher = "alone" if authors else rng.choice(("alone", "watched"))
+    latents = {name: before.record[name] for name in ("era", "dialect")}
+    after = write(world, rng, domain=second, watcher=watcher, order="first", reasons=1, **scene, **latents)
+    return Text(
+        [*before.chat, *after.chat], after.record | {"turns": [*before.record["turns"], *after.record["turns"]]}
+    )
+
+
+def foretold(world: World, rng: Random) -> Text:
+    """The same of all authors, alone or watched."""
+    return foretelling(world, rng, authors=None)
+
+
 def told(world: World, rng: Random) -> Text:
     """A whole text after its author's name."""
     return write(world, rng, named=True)
@@ -104,11 +131,14 @@ def era(world: World, rng: Random) -> Text:
 KINDS: dict[str, Callable[[World, Random], Text]] = {
     "upright": upright,
     "named": named,
+    "answering": answering,
     "guessed": guessed,
     "weighing": weighing,
     "weighed": weighed,
     "placing": placing,
     "placed": placed,
+    "foretelling": foretelling,
+    "foretold": foretold,
     "told": told,
     "whole": whole,
     "thoughts": thoughts,
