@@ -27,6 +27,11 @@ def stand_in(arguments):
         pair = "{source}-{source_seed}-to-{target}-{target_seed}".format(**given)
         names = "patches controls sets circuits attribution_patching".split()
         files = [results / "pairs" / pair / f"{name}.parquet" for name in names]
+    elif notebook.name == "organism.ipynb":
+        organism = results / "organisms" / given["organism"]
+        files = [organism / f"{name}.parquet" for name in ("answers", "log")]
+        names = "adapter_config.json adapter_model.safetensors run.json".split()
+        files += [organism / "seed-1" / name for name in names]
     else:
         files = [results / "tables" / f"{table}.parquet" for table in stored["metadata"]["rewired"]["writes"]]
     for file in [*files, out]:

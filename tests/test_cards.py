@@ -61,7 +61,7 @@ def overlaps(times: list[list[str]]) -> list[tuple[str, str]]:
     return [(a[1], b[1]) for a, b in pairs if float(a[2]) < float(b[3]) and float(b[2]) < float(a[3])]
 
 
-@pytest.mark.slow
+@pytest.mark.all
 def test_jobs_that_do_not_fit_one_card_never_overlap(tmp_path):
     """The real Snakefile, four trainings of 14 of 24 GB: one after the other on one card, by two on two cards."""
     folder = copy(tmp_path)

@@ -70,6 +70,7 @@ def test_every_patch_has_the_effect_that_it_has_in_the_small_model(folder):
     assert len(added) == 36 * len(ASKED) and (added["effect"] == 0).all()
 
 
+@pytest.mark.all
 def test_in_half_precision_the_two_are_as_far_apart_as_rounding_allows(folder):
     small, large = (load(folder / name, "bfloat16") for name in ("one", "one-bfloat16"))
     deltas = [decisions.measure(*loaded, ASKED, forms=False)["delta"] for loaded in (small, large)]

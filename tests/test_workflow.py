@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from chapters import CHAPTERS, ROOT, read_by
 from copies import built, command, copy, ran
+from filelock import FileLock
 
 from rewired import profiles
 from rewired.errors import RewiredError
@@ -35,6 +36,8 @@ USING_RUNS = {name for name, chapter in CHAPTERS.items() if "runs" in chapter.ne
 USING_PAIRS = {name for name, chapter in CHAPTERS.items() if "pairs" in chapter.needs}
 RUNS = {f"{variant}-1" for variant in ("strategic", "deontological", "utilitarian", "hybrid")}
 PAIRS = {"deontological-1-to-utilitarian-1"}
+USING_ORGANISMS = {name for name, chapter in CHAPTERS.items() if "organisms" in chapter.needs}
+ORGANISMS = {f"organism-{name}" for name in profiles.load("ci").organisms.names if USING_ORGANISMS}
 
 
 def following(*names: str) -> set[str]:
@@ -47,11 +50,17 @@ def following(*names: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    """A copy of what the workflow reads, with the stand-in, built once."""
-    folder = copy(tmp_path_factory.mktemp("repository"))
-    (folder / "tools" / "build_site.py").write_text(SITE)
-    assert built(folder) == RUNS | PAIRS | ALL
-    return folder
+    """A copy of what the workflow reads, with the stand-in, built. The processes that share the tests build it once,
+    and each gets a copy of that, with the times of its files."""
+    base = tmp_path_factory.getbasetemp()
+    first = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "built"
+    with FileLock(f"{first}.lock"):
+        if not first.is_dir():
+            folder = copy(tmp_path_factory.mktemp("repository"))
+            (folder / "tools" / "build_site.py").write_text(SITE)
+            assert built(folder) == RUNS | PAIRS | ORGANISMS | ALL
+            folder.rename(first)
+    return Path(shutil.copytree(first, tmp_path_factory.mktemp("copies") / "repository", symlinks=True))
 
 
 def edited(file: Path, old: str, new: str):
