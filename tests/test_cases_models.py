@@ -314,6 +314,7 @@ def elsewhere(repository, tmp_path_factory):
     return folder / "results" / "2025_01", made, asked
 
 
+@pytest.mark.all
 def test_results_lie_where_one_place_says(repository, elsewhere):
     """All jobs and the workflow agree about REWIRED_ROOT; and the second build is idle."""
     results, _, asked = elsewhere
