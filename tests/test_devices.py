@@ -123,7 +123,8 @@ def test_a_chapter_runs_in_half_precision(name, half, tmp_path):
 @pytest.mark.all
 def test_the_whole_book_runs_in_half_precision(tmp_path):
     """Every run, pair and chapter of a small growth in bf16, as on a machine without kernel and workflow."""
-    options = ["--tiny", "--out", str(tmp_path), "--set", "model.dtype=bfloat16", "--seconds", "3600"]
+    options = ["--tiny", "--out", str(tmp_path), "--set", "model.dtype=bfloat16"]
+    options += ["--seconds", "3600", "--within", "3600"]
     command = [sys.executable, str(ROOT / "benchmarks" / "rehearsal.py"), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
