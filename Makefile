@@ -26,7 +26,7 @@ book: $(READY)   ## build the book: PROFILE=pocket PARTS=study SET="training.kl=
 test: $(READY)   ## run the tests: TESTS=tests/test_runs.py for some of them
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal $(TESTS)
 
-test-all: $(READY) ## run them all: the book in half precision and on another device besides, in about an hour
+test-all: $(READY) ## run them all: the book in half precision and on another device besides, in 20 minutes
 	@$(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal -m "all or not all" $(TESTS)
 
 cluster-test: $(READY) ## run the ci book on a SLURM cluster of this one machine, and compare it with a local run
