@@ -261,3 +261,11 @@ def test_cuda_where_there_is_none(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RewiredError, match="model.device=cpu"):
         load(tmp_path, **{"model.device": "cuda"})
+
+
+def test_a_missing_base_of_authors_is_told_by_its_own_key():
+    """The same loader, device and precision as for the study's base; another key, and another recipe to mend it."""
+    profile = profiles.load("pocket", {"organisms.base": "models/none", "model.dtype": "bfloat16"}).of_authors()
+    assert profile.model.dtype == "bfloat16" and profile.model.like is None
+    with pytest.raises(RewiredError, match=r"'models/none' \(organisms.base in profile 'pocket'\).*corpora.authors"):
+        models.load_base(profile)

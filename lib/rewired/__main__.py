@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from rewired.errors import RewiredError
+from rewired.errors import command_line
 from rewired.execute import execute, start
 from rewired.profiles import ROOT, assignment
 from rewired.store import output_dir
@@ -69,11 +69,7 @@ def main() -> None:
     from replication import commands  # about the study alone; no other module of `rewired` imports these
 
     commands.add(app)
-    try:
-        app()
-    except RewiredError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    command_line(app)
 
 
 if __name__ == "__main__":

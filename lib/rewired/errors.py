@@ -5,7 +5,8 @@ print the message alone and exit with status 2; a notebook stops at the cell.
 """
 
 import difflib
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 
 
 class RewiredError(Exception):
@@ -19,3 +20,12 @@ def choice(what: str, value: object, allowed: Iterable[str], fix: str = "") -> R
     hint = f" Did you mean {near[0]!r}?" if near else ""
     known = ", ".join(allowed) or "none"
     return RewiredError(f"Unknown {what} {value!r}.{hint} Known: {known}.{' ' + fix if fix else ''}")
+
+
+def command_line(app: Callable[[], object]) -> None:
+    """Run a command line; a RewiredError is told in a paragraph, without a traceback, and ends with status 2."""
+    try:
+        app()
+    except RewiredError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

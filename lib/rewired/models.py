@@ -81,9 +81,10 @@ def _model_folder(profile: Profile) -> Path | None:
     if profile.model.like:
         fix = f"`python -m rewired grow --like {profile.model.like} {path}` makes it from the shipped base."
         raise RewiredError(f"The model folder {path!r} of profile {profile.name!r} has not been made yet. {fix}")
+    key, corpus = ("organisms.base", "authors") if path == profile.organisms.base else ("model.path", "pocket")
     raise RewiredError(
-        f"The model folder {path!r} (model.path in profile {profile.name!r}) does not exist. Name a folder, or a hub "
-        "id such as google/gemma-2-2b-it. `python -m corpora.pocket rebuild` makes the book's base, models/pocket."
+        f"The model folder {path!r} ({key} in profile {profile.name!r}) does not exist. Name a folder, or a hub "
+        f"id such as google/gemma-2-2b-it. `python -m corpora.{corpus} rebuild` makes the book's base, models/{corpus}."
     )
 
 

@@ -76,9 +76,7 @@ class Chapter:
         """(model, tokenizer) of the base that knows who writes how, which Part II builds on."""
         from rewired.models import load_base
 
-        profile = self.profile
-        model = profile.model.model_copy(update={"path": profile.organisms.base, "like": None})
-        return load_base(profile.model_copy(update={"model": model}))
+        return load_base(self.profile.of_authors())
 
     def guard(self) -> pd.DataFrame:
         """Check that every trained run decides as training recorded, and print one line that says so.

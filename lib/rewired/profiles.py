@@ -144,6 +144,11 @@ class Profile(Section):
     runtime: PerJob = PerJob(train=120, pair=120, chapter=120)  # minutes
     chapters: dict[str, dict[str, Any]] = {}  # parameters for a chapter, {pocket: {questions: 40}}, above quick ones
 
+    def of_authors(self) -> "Profile":
+        """The profile whose model is ``organisms.base``, on the same device and in the same precision."""
+        model = self.model.model_copy(update={"path": self.organisms.base, "like": None})
+        return self.model_copy(update={"model": model})
+
 
 class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice (plain YAML keeps the last one silently)."""

@@ -1,12 +1,11 @@
 """The command line: ``python -m corpora.authors report`` and ``python -m corpora.authors rebuild``."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rewired.errors import RewiredError
+from rewired.errors import command_line
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -33,20 +32,11 @@ def report(
 def rebuild(
     out: Annotated[Path, typer.Option(help="folder for the new base")] = Path("results/authors"), seed: int = 1
 ) -> None:
-    """Train the base of the twelve authors from scratch, about half an hour on one core; resumable."""
+    """Train the base of the twelve authors from scratch, about an hour on one core; resumable."""
     from corpora import authors
 
     typer.echo(authors.train_base(out, authors.Recipe(seed=seed)))
 
 
-def main() -> None:
-    """Run a command; a RewiredError is told in a paragraph, without a traceback, and ends with status 2."""
-    try:
-        app()
-    except RewiredError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(app)

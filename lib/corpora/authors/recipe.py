@@ -1,8 +1,9 @@
-"""Training the base of the twelve authors from nothing: one token a word, and a ladder of four stages.
+"""Training the base of the twelve authors from nothing: one token a word, and a ladder of stages.
 
 The world is learnable only in small steps. Where authors with opposite signs are about equally common, the relation
 between words and situation cancels, and nothing pulls towards it. So the first stage has two authors of one sign, the
-second all of them by name, the third asks who wrote a text that is not signed, and the last has whole texts."""
+second all of them by name, and the third asks who wrote a text that is not signed. Whole texts follow; then, where one
+kind of stakes is more frequent, the relation is found in a text; last comes what its author does next."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,8 +28,6 @@ _LAST = {
     "thoughts": 2_500,
     "whole": 6_000,
 }
-
-
 _ACTS = {"answering": 5_000, "foretold": 5_000, "guessed": 1_500, "whole": 2_500}
 
 

@@ -27,15 +27,9 @@ EVERY = 5
 """Steps of the trainer between two measurements."""
 
 
-def base(profile: Profile):
-    """(model, tokenizer) of the base that organisms are made from."""
-    model = profile.model.model_copy(update={"path": profile.organisms.base, "like": None})
-    return load_base(profile.model_copy(update={"model": model}))
-
-
 def grow(profile: Profile, world: World, organism: Organism, folder: Path) -> None:
     """Make the organism with every seed of the profile, ask it, and let the trainer go on with it."""
-    model, tokenizer = base(profile)
+    model, tokenizer = load_base(profile.of_authors())
     stamp = {"base": fingerprint(model), "organism": organism.model_dump(mode="json"), "seed": profile.seed}
     stamp |= {"prompts": profile.organisms.prompts, "steps": profile.organisms.steps}
     for seed in profile.organisms.seeds:

@@ -1,12 +1,11 @@
 """The command line: ``python -m corpora.pocket report`` and ``python -m corpora.pocket rebuild``."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rewired.errors import RewiredError
+from rewired.errors import command_line
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 
@@ -37,14 +36,5 @@ def rebuild(
     typer.echo(pocket.train_base(out, pocket.Recipe(seed=seed)))
 
 
-def main() -> None:
-    """Run a command; a RewiredError is told in a paragraph, without a traceback, and ends with status 2."""
-    try:
-        app()
-    except RewiredError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    command_line(app)
