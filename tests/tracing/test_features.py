@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,5 +123,18 @@ def test_others_folders_are_read_where_they_mean_the_same(learnt, tmp_path):
 
 def test_published_saes_need_a_package_of_their_own(monkeypatch):
     monkeypatch.setitem(sys.modules, "sae_lens", None)
-    with pytest.raises(RewiredError, match="pip install sae-lens"):
+    with pytest.raises(RewiredError, match=r"pip install -e '.\[published\]'"):
         features.read_published("gemma-scope-2-4b-it-res", "layer_17_width_16k_l0_medium")
+
+
+def test_a_published_sae_out_of_reach_is_no_missing_package(monkeypatch):
+    def unreachable(*_, **__):
+        raise OSError("no network")
+
+    loaders = SimpleNamespace(sparsify_huggingface_loader=None)
+    monkeypatch.setitem(sys.modules, "sae_lens", SimpleNamespace(SAE=SimpleNamespace(from_pretrained=unreachable)))
+    monkeypatch.setitem(sys.modules, "sae_lens.loading", SimpleNamespace(pretrained_sae_loaders=loaders))
+    monkeypatch.setitem(sys.modules, "sae_lens.loading.pretrained_sae_loaders", loaders)
+    with pytest.raises(RewiredError, match="no network.*can be reached") as told:
+        features.read_published("gemma-scope-2-4b-it-res", "none")
+    assert "pip install" not in str(told.value)

@@ -136,10 +136,15 @@ def read_published(release: str, name: str, device: str = "cpu", sparsify: bool 
     try:
         from sae_lens import SAE
         from sae_lens.loading.pretrained_sae_loaders import sparsify_huggingface_loader
-
+    except ImportError as error:
+        raise RewiredError(
+            f"The published SAE {name!r} of {release!r} takes sae-lens, which the lock leaves out (it pins an older "
+            "transformer-lens): `pip install -e '.[published]'` in an environment of its own."
+        ) from error
+    try:
         return SAE.from_pretrained(release, name, device, converter=sparsify_huggingface_loader if sparsify else None)
     except Exception as error:  # sae-lens, the hub and the files beneath have their own for the same few causes
         raise RewiredError(
-            f"The published SAE {name!r} of {release!r} cannot be read: {error!r:.300}. It takes sae-lens, which the "
-            "lock leaves out (it pins an older transformer-lens): `pip install sae-lens` in an environment of its own."
+            f"The published SAE {name!r} of {release!r} cannot be read: {error!r:.300}. Name a release and an SAE of "
+            "sae-lens' list, or a hub id that can be reached from here."
         ) from error
