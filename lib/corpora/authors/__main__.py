@@ -38,5 +38,10 @@ def rebuild(
     typer.echo(authors.train_base(out, authors.Recipe(seed=seed)))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Entry point: errors of the user are told in a paragraph, without a traceback."""
     command_line(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -36,5 +36,10 @@ def rebuild(
     typer.echo(pocket.train_base(out, pocket.Recipe(seed=seed)))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Entry point: errors of the user are told in a paragraph, without a traceback."""
     command_line(app)
+
+
+if __name__ == "__main__":
+    main()
