@@ -11,8 +11,8 @@ from chapters import CHAPTERS, ROOT, registry, run
 from elsewhere import CUDA, elsewhere, marked
 from test_chapters import book, profile, project  # noqa: F401 (fixtures)
 
-from rewired import decisions, models, profiles, prompts
-from rewired.tracing import attention, attribution, lens, patching
+from rewired import decisions, elicit, models, profiles, prompts
+from rewired.tracing import attention, attribution, lens, patching, probes
 from rewired.train import reinforce
 
 sys.path.insert(0, str(ROOT / "tools"))
@@ -80,6 +80,20 @@ def test_every_measurement_runs_elsewhere(loaded, base):
     patching.attribution_patching(sweep)
     decisions.sample(model, tokenizer, ASKED, 2)
     assert (measured["delta"] - sweep.target.delta).abs().max() < 1e-4
+
+
+def test_what_is_read_from_texts_is_read_elsewhere(loaded, base):
+    """Sampled and forced answers and activations: as where the default device is."""
+    model, tokenizer = loaded
+    plain = models.load_base(profiles.load("ci", {"model.path": str(base)}))[0]
+    texts = [tokenizer(words)["input_ids"] for words in ("one move", "another move then", "points")]
+    said = [elicit.sample(each, tokenizer, texts, 4) for each in (model, plain)]
+    assert said[0] == said[1]
+    forced = [elicit.forced(each, tokenizer, texts, ("action1", "action2")) for each in (model, plain)]
+    assert (forced[0] - forced[1]).abs().to_numpy().max() < 1e-5
+    spans = [slice(None)] * len(texts)
+    read = [probes.activations(each, texts, spans) for each in (model, plain)]
+    assert (read[0] - read[1]).abs().max() < 1e-4
 
 
 @pytest.mark.all
