@@ -8,10 +8,9 @@ epochs are those of the published recipe; the learning rate belongs to the base,
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from rewired.errors import RewiredError, choice
+from corpora import checked
 from rewired.profiles import ROOT, Section, Training
 
 FOLDER = ROOT / "config" / "organisms"
@@ -75,43 +74,9 @@ class Organism(Section):
 
 def known() -> list[str]:
     """Names of the organisms in ``config/organisms/``."""
-    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    return checked.known(FOLDER)
 
 
 def load(name_or_path: str | Path) -> Organism:
-    """The organism of that name, or the one in that YAML file.
-
-    Raises RewiredError for a name that no file has, a key that does not exist, and a value of the wrong type or
-    range."""
-    text = str(name_or_path)
-    file = Path(text) if text.endswith((".yaml", ".yml")) else FOLDER / f"{text}.yaml"
-    if not file.is_file():
-        raise choice("organism", text, known(), f"Name one of them, or write {FOLDER.name}/{file.name} in config/.")
-    short = file.resolve().relative_to(ROOT) if file.resolve().is_relative_to(ROOT) else file
-    try:
-        content = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RewiredError(f"The organism {short} is not valid YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(content, dict) or "name" in content:
-        raise RewiredError(f"The organism {short} must hold `key: value` lines, and no `name`: the file names it.")
-    try:
-        return Organism.model_validate({**content, "name": file.stem})
-    except ValidationError as error:
-        raise RewiredError(f"The organism {short} cannot be used. {_explain(error)} Mend it there.") from None
-
-
-def _explain(error: ValidationError) -> str:
-    """All problems of an organism, one sentence or two each."""
-    keys = [key for key in Organism.model_fields if key != "name"]
-    problems = []
-    for problem in error.errors():
-        place = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "extra_forbidden":
-            beside = [f"thoughts.{tier}" for tier in Thoughts.model_fields] if "." in place else keys
-            problems.append(str(choice("key", place, beside)))
-        elif problem["type"] == "missing":
-            problems.append(f"{place} is missing.")
-        else:
-            value = "" if problem["type"] == "value_error" else f"{place} is {problem['input']!r}: "
-            problems.append(f"{value}{problem['msg'].removeprefix('Value error, ')}.")
-    return " ".join(problems)
+    """The organism of that name, or the one in that YAML file. RewiredError as ``checked.load`` tells it."""
+    return checked.load("organism", Organism, FOLDER, name_or_path)
