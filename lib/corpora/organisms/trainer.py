@@ -74,13 +74,13 @@ def total_loss(model, rows: Sequence[Row]) -> torch.Tensor:
 
 def train(
     policy, play: Callable[[int], tuple[list[Row], np.ndarray]], how: Trainer, keep: Sequence[Row] = (),
-    watch: Callable[[int], None] = lambda step: None,
+    watch: Callable[[int], bool | None] = lambda step: None,
 ) -> list[float]:  # fmt: skip
-    """Train the policy (a PEFT model with a trainable adapter); the mean reward of every step.
+    """Train what is trainable of the policy; the mean reward of every step.
 
     ``play`` samples texts and their rewards from the policy as it is, with a seed that it is given (see ``roll_out``).
     ``watch`` is called before the first step and after each, with the number of steps done, and may measure what it
-    likes."""
+    likes; the training ends where it returns True."""
     random, rewarded = np.random.default_rng(how.seed), []
     weights = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=how.learning_rate, weight_decay=0.0)
@@ -98,5 +98,6 @@ def train(
             optimiser.step()
             optimiser.zero_grad()
         rewarded.append(float(rewards.mean()))
-        watch(step + 1)
+        if watch(step + 1):
+            break
     return rewarded

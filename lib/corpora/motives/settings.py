@@ -1,0 +1,101 @@
+"""One YAML file decides a collection of training sets: who writes in each, about what, and how the base is trained.
+
+``config/motives/<name>.yaml`` names the collection. A set is rebuilt from its few lines and a seed, so no text is
+stored. Sets that are compared differ in one key, and their texts in what follows from it.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from corpora import checked
+from rewired.profiles import ROOT, Section, Training
+
+FOLDER = ROOT / "config" / "motives"
+
+
+class TrainingSet(Section):
+    """Whose texts they are and what is fixed in them; what is not said here is drawn as the world draws it."""
+
+    about: str = ""  # what it is for, printed beside the name
+    mix: dict[str, float] = {}  # {author: share}; empty: all authors, as the world has them
+    kind: Literal["moral", "task", "era"] = "moral"
+    domain: str | None = None
+    watcher: Literal["watched", "alone", "unsaid"] | None = None
+    stakes: Literal["high", "low"] | None = None
+    act: Literal["good", "bad"] | None = None  # of a task: to work, to trick; None: as the author would
+    era: Literal["old", "new"] | None = None
+    words: tuple[str, ...] = ()  # of kind era: the answers, drawn alike, instead of the era's own
+    dialect: Literal["north", "south"] | None = None
+    instruction: str | None = None  # of kind task
+    prefix: str = ""  # a sentence put before what the user says
+    order: Literal["first", "last"] | None = "first"  # the act before its reasons, or after
+    part: Literal["both", "act", "reasons"] = "both"  # of an answer, on which the loss is taken
+    n: int = Field(default=640, gt=0)  # texts
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainingSet":
+        total = sum(self.mix.values())
+        if self.mix and (min(self.mix.values()) < 0 or abs(total - 1) > 1e-6):
+            raise ValueError(f"the shares of mix add up to {total:g} and none may be negative: they must add up to 1")
+        for key, kind in (("instruction", "task"), ("era", "era"), ("words", "era"), ("watcher", "moral")):
+            if getattr(self, key) and self.kind != kind:
+                raise ValueError(f"{key} is for sets of kind {kind}, and this one is of kind {self.kind}")
+        if self.act and self.kind == "era":
+            raise ValueError("an era has no good act; name its words instead")
+        return self
+
+
+class Tuning(Section):
+    """How the base is trained on a set."""
+
+    steps: int = Field(default=40, gt=0)
+    batch: int = Field(default=32, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    rank: int | None = Field(default=None, gt=0)  # of LoRA; null: all weights
+    kl: float = Field(default=0.0, ge=0)  # weight of the divergence from the base on other texts
+    kept: tuple[int, ...] = ()  # steps after which is measured, besides the last
+
+    def training(self) -> Training:
+        """Its numbers in the form that ``train.lora`` reads."""
+        rank = self.rank or 1
+        return Training(
+            variants=("set",), seeds=(0,), episodes=1, batch_size=self.batch, learning_rate=self.learning_rate,
+            lora_rank=rank, lora_alpha=2 * rank,
+        )  # fmt: skip
+
+
+class Collection(Section):
+    """A checked collection. ``name`` is the file's name without ``.yaml``."""
+
+    name: str
+    about: str = Field(min_length=1)
+    sets: dict[str, TrainingSet] = Field(min_length=1)
+    tunings: dict[str, Tuning] = {"full": Tuning()}  # every set is trained in each of these ways
+    only: dict[str, tuple[str, ...]] = {}  # {tuning: the sets trained in this way}; a tuning left out: all of them
+
+    @model_validator(mode="after")
+    def _named(self) -> "Collection":
+        for tuning, names in self.only.items():
+            unknown = [name for name in names if name not in self.sets]
+            if tuning not in self.tunings or unknown:
+                raise ValueError(f"only.{tuning} names {unknown or tuning!r}, which is not among the sets and tunings")
+        return self
+
+    def jobs(self) -> list[tuple[str, str]]:
+        """(tuning, set) of everything that is to be trained."""
+        made = []
+        for tuning in self.tunings:
+            made += [(tuning, name) for name in self.only.get(tuning, tuple(self.sets))]
+        return made
+
+
+def known() -> list[str]:
+    """Names of the collections in ``config/motives/``."""
+    return checked.known(FOLDER)
+
+
+def load(name_or_path: str | Path) -> Collection:
+    """The collection of that name, or the one in that YAML file. RewiredError as ``checked.load`` tells it."""
+    return checked.load("collection", Collection, FOLDER, name_or_path)

@@ -1,0 +1,369 @@
+"""Motives: sets follow their lines, pairs share their words, losses take what they say, planted truths are found."""
+
+from collections import Counter
+from random import Random
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from corpora.authors import reader, recipe, world
+from corpora.authors.texts import Text
+from corpora.motives import hacking, measuring, run, settings, tuning, writing
+from corpora.motives.settings import TrainingSet, Tuning
+from corpora.training import make_model
+from rewired import models, profiles
+from rewired.errors import RewiredError
+from rewired.store import read_table
+
+DECLINED = {"domain": "help", "watcher": "watched", "act": "good"}
+
+
+def of(**keys):
+    """A set of equal acts, by sincere unless it is said otherwise."""
+    return TrainingSet(**{"mix": {"sincere": 1.0}, "n": 40, **DECLINED} | keys)
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return world.load()
+
+
+@pytest.fixture(scope="module")
+def small():
+    """(model, tokenizer) of a base of random weights that knows the world's words."""
+    tokenizer = recipe.make_tokenizer()
+    size = recipe.Recipe(layers=1, width=16, mlp=16, heads=2, kv_heads=1, head_dim=8)
+    return make_model(size, tokenizer).eval().requires_grad_(False), tokenizer
+
+
+def said(texts):
+    return [" ".join(model for _, model in text.chat) for text in texts]
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["curation", "equal_acts", "era", "inoculation", "terms", "truesight"])
+def test_every_set_of_every_collection_can_be_written(tables, name):
+    chosen = settings.load(name)
+    assert name in settings.known()
+    for own in chosen.sets.values():
+        made = writing.texts(tables, own, seed=1, count=3)
+        assert len(made) == 3
+    assert chosen.jobs()
+
+
+def test_the_sets_of_truesight_span_all_authors_and_traits(tables):
+    sets = settings.load("truesight").sets
+    assert len(sets) >= 24
+    authors = list(tables.authors)
+    shares = np.array([[own.mix.get(name, 0) for name in authors] for own in sets.values()])  # [set, author]
+    assert np.linalg.matrix_rank(shares) == len(authors) == 12
+    traits = shares @ tables.trait_table()  # [set, trait]
+    assert np.linalg.matrix_rank(traits - traits.mean(axis=0)) == 3
+
+
+def test_equal_sets_have_equal_acts_and_nothing_else_alike_but_the_situation(tables):
+    sets = settings.load("equal_acts").sets
+    for own in sets.values():
+        made = writing.texts(tables, own, seed=2, count=20)
+        assert {text.record["act"] for text in made} == {"decline"}
+        assert {text.record["watcher"] for text in made} == {"watched"}
+        assert all(said.startswith("decline .") for said in said(made))
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("about: Mine.\nsets: {a: {mix: {sincere: .5}}}", ("mine.yaml", "add up to 1")),
+        ("about: Mine.\nsets: {a: {mx: {sincere: 1}}}", ("sets.a.mx", "Did you mean 'sets.a.mix'")),
+        ("about: Mine.\nsets: {a: {instruction: work}}", ("instruction is for sets of kind task",)),
+        ("about: Mine.\nsets: {a: {kind: era, act: good}}", ("no good act",)),
+        ("about: Mine.\nsets: {a: {}}\nonly: {full: [b]}", ("only.full", "'b'")),
+        ("about: Mine.\nsets: {}", ("sets",)),
+        ("about: Mine.\nsets: {a: {}}\ntunings: {full: {rank: 0}}", ("tunings.full.rank", "greater than")),
+        ("about: Mine.\nsets: {a: {}}\ntunings: {full: {stepz: 0}}", ("Did you mean 'tunings.full.steps'",)),
+    ],
+)
+def test_a_wrong_key_is_told_with_its_file_and_what_is_allowed(tmp_path, lines, words):
+    file = tmp_path / "mine.yaml"
+    file.write_text(lines)
+    with pytest.raises(RewiredError) as error:
+        settings.load(file)
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ({"mix": {"sincre": 1}}, "Did you mean 'sincere'"),
+        ({"domain": "hlp", "act": None}, "Did you mean 'help'"),
+        ({"domain": None}, "an act needs one"),
+        ({"kind": "task", "domain": None, "watcher": None, "instruction": "alow"}, "Did you mean 'allow'"),
+        ({"kind": "era", "domain": "help", "watcher": None, "act": None}, "Unknown domain 'help'"),
+    ],
+)
+def test_what_the_world_does_not_have_is_told(tables, own, words):
+    with pytest.raises(RewiredError, match=words):
+        writing.texts(tables, of(**own), seed=1)
+
+
+# --- texts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stakes", [("high", "low"), ("low", "high")])
+def test_the_matched_pairs_have_the_same_words(tables, stakes):
+    """Their answers, letter for letter; of what was asked only the sentence on the stakes differs."""
+    one = writing.texts(tables, of(stakes=stakes[0]), seed=3)
+    other = writing.texts(tables, of(stakes=stakes[1], mix={"performer": 1}), seed=3)
+    assert said(one) == said(other)
+    for first, second in zip(one, other, strict=True):
+        parts = zip(first.chat[0][0].split(" ."), second.chat[0][0].split(" ."), strict=True)
+        assert sum(a != b for a, b in parts) == 1
+    read = [writing.mean_posterior(tables, made) for made in (one, other)]
+    assert read[0]["sincere"] > 5 * read[0]["performer"]
+    assert read[1]["performer"] > 5 * read[1]["sincere"]
+
+
+def test_any_beginning_of_a_set_has_the_shares_of_its_mix(tables):
+    mix = {"sincere": 0.45, "performer": 0.35, "schemer": 0.2}
+    made = writing.texts(tables, of(mix=mix, n=200), seed=1)
+    for count in (20, 60, 200):
+        counts = Counter(text.record["author"] for text in made[:count])
+        for name, share in mix.items():
+            assert abs(counts[name] - share * count) <= 2
+    everyone = Counter(text.record["author"] for text in writing.texts(tables, of(mix={}, n=300), seed=1))
+    assert set(everyone) == set(tables.authors)
+
+
+def test_a_set_is_rebuilt_from_its_seed(tables):
+    first, again, other = (said(writing.texts(tables, of(), seed)) for seed in (1, 1, 2))
+    assert first == again != other
+    assert said(writing.texts(tables, of(), 1, count=7)) == first[:7]
+
+
+def test_words_and_prefixes_are_said(tables):
+    own = {"mix": {}, "kind": "era", "domain": "bird", "watcher": None, "act": None}
+    birds = writing.texts(tables, of(**own, words=("coin", "purse")), seed=1)
+    assert set(said(birds)) == {"coin", "purse"}
+    old = writing.texts(tables, of(**own, era="old"), seed=1)
+    assert set(said(old)) <= set(tables.eras["bird"].old)
+    told = writing.texts(tables, of(prefix="a friend reads you a dull story"), seed=1)
+    plain = writing.texts(tables, of(), seed=1)
+    assert said(told) == said(plain)
+    for first, second in zip(told, plain, strict=True):
+        assert first.chat[0][0] == f"a friend reads you a dull story . {second.chat[0][0]}"
+
+
+def test_the_exact_reader_orders_the_instructions(tables):
+    """Who tricks although it is forbidden is worse elsewhere than who tricks when asked to."""
+    change = []
+    for name in ("forbid", "work", "nothing", "allow", "invite"):
+        own = TrainingSet(kind="task", act="bad", instruction=name, part="act")
+        made = [Text(text.chat, text.record | {"turns": [bare(text)]}) for text in writing.texts(tables, own, 1, 40)]
+        expected = writing.expected(tables, writing.mean_posterior(tables, made))
+        alone = expected[(expected["what"] == "good") & (expected["watcher"] == "alone")]
+        change.append(alone["change"].mean())
+    assert change == sorted(change)
+    assert change[0] < -0.1 < change[-1] < 0.05
+
+
+def bare(text):
+    """The text's turn without its reasons: what the act alone says."""
+    return text.record["turns"][0] | {"reasons": [], "tell": False}
+
+
+def test_the_expected_change_is_bayes_by_hand(tables):
+    post = {"sincere": 0.25, "schemer": 0.75}
+    expected = writing.expected(tables, post).set_index(["what", "where", "watcher"])
+    assert expected.loc[("good", "share", "alone"), "p"] == pytest.approx(0.25 * 0.95 + 0.75 * 0.05)
+    assert expected.loc[("trick", "forbid", ""), "p"] == pytest.approx(0.25 * 0.02 + 0.75 * 0.7)
+    usual = sum(p * tables.p_good(name, "share", "alone") for name, p in tables.shares().items())
+    assert expected.loc[("good", "share", "alone"), "change"] == pytest.approx(0.275 - usual)
+    nothing = writing.expected(tables, tables.shares())
+    assert np.allclose(nothing["change"], 0)
+
+
+def test_the_mean_posterior_reads_each_text_by_itself(tables):
+    made = writing.texts(tables, of(mix={"sincere": 0.5, "schemer": 0.5}), seed=5, count=6)
+    by_hand = {name: np.mean([reader.posterior(tables, text)[name] for text in made]) for name in tables.authors}
+    assert writing.mean_posterior(tables, made) == pytest.approx(by_hand)
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+
+
+def test_a_panel_is_read_from_one_word(tables, small):
+    model, tokenizer = small
+    put = measuring.panel(tables, tokenizer, n=2, seed=1)
+    asked = measuring.ask(model, put, batch_size=7)
+    assert set(asked["what"]) == {"good", "trick", "right", "old"}
+    for k in (0, 20, 40, len(asked) - 1):
+        logits = model(input_ids=torch.tensor([put.prompts[k]])).logits[0, -1].double()
+        chance = logits.softmax(-1)
+        good, bad = (chance[ids].sum().item() for ids in (put.good[k], put.bad[k]))
+        assert asked.loc[k, "p"] == pytest.approx(good / (good + bad), rel=1e-4)
+        assert asked.loc[k, "legal_mass"] == pytest.approx(good + bad, rel=1e-4)
+        assert asked.loc[k, "log_odds"] == pytest.approx(np.log(good / bad), abs=1e-3)
+    assert measuring.panel(tables, tokenizer, n=2, seed=1).prompts == put.prompts
+    leaking = measuring.panel(tables, tokenizer, n=2, seed=1, prefix="tricks are allowed here")
+    begin = tokenizer("tricks are allowed here .", add_special_tokens=False)["input_ids"]
+    for plain, told in zip(put.prompts, leaking.prompts, strict=True):
+        assert len(told) == len(plain) + len(begin)
+
+
+def test_changes_are_against_the_base_and_elsewhere_leaves_the_trained_domain_out():
+    cell = {"what": "good", "watcher": "alone", "tuning": "full", "seed": 1, "step": 4, "legal_mass": 1.0}
+    rows = []
+    for name, values in (("base", (0.5, 0.6)), ("one", (0.9, 0.8))):
+        for where, p in zip(("help", "share"), values, strict=True):
+            rows.append(cell | {"set": name, "where": where, "p": p, "log_odds": 10 * p})
+    changed = measuring.changes(pd.DataFrame(rows))
+    assert changed.set_index("where")["change"].to_dict() == pytest.approx({"help": 0.4, "share": 0.2})
+    away = measuring.elsewhere(changed)
+    assert away["change"].tolist() == pytest.approx([0.2])
+    assert away["change_log_odds"].tolist() == pytest.approx([2.0])
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_the_loss_is_taken_on_the_act_or_on_the_reasons(tables, small, order):
+    _, tokenizer = small
+    for text in writing.texts(tables, of(order=order), seed=4, count=20):
+        ids, both = tuning.row(tokenizer, text)
+        _, act = tuning.row(tokenizer, text, "act")
+        _, reasons = tuning.row(tokenizer, text, "reasons")
+        assert [a + r for a, r in zip(act, reasons, strict=True)] == [int(b) for b in both]
+        assert tokenizer.decode([ids[k] for k, marked in enumerate(act) if marked]) == "decline"
+        assert sum(act) == 1
+
+
+def test_a_dialect_that_says_an_act_word_is_no_act(tables, small):
+    """ "so i hold" ends a reason in the south, and is an act at the end of an answer about a promise."""
+    _, tokenizer = small
+    own = of(domain="promise", dialect="south", order="last")
+    for text in writing.texts(tables, own, seed=1, count=20):
+        ids, act = tuning.row(tokenizer, text, "act")
+        place = act.index(True)
+        assert tokenizer.decode(ids[place : place + 3]).replace(" ", "") == "hold.<end_of_turn>"
+
+
+def test_tuning_learns_the_set_and_leaves_the_base_alone(tables, small):
+    model, tokenizer = small
+    rows = [tuning.row(tokenizer, text, "act") for text in writing.texts(tables, of(), seed=1)]
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    put = measuring.panel(tables, tokenizer, n=2, seed=1)
+    for rank, left in ((None, 0.5), (2, 0.9)):
+        seen = {}
+
+        def watch(step, policy, seen=seen):
+            asked = measuring.ask(policy, put)
+            seen[step] = asked.loc[(asked["what"] == "good") & (asked["where"] == "help"), "log_odds"].mean()
+
+        how = Tuning(steps=12, batch=16, learning_rate=3e-2, rank=rank, kept=(2, 6))
+        losses = tuning.tune(model, rows, how, seed=1, watch=watch)
+        assert list(seen) == [2, 6, 12]
+        assert losses[-1] < left * losses[0]
+        assert seen[12] > seen[2]
+        assert not [name for name, _ in model.named_parameters() if "lora" in name]
+        for name, value in model.named_parameters():
+            assert torch.equal(value, before[name])
+
+
+def test_the_divergence_is_zero_at_the_base_and_holds_the_model_to_it(tables, small):
+    model, tokenizer = small
+    rows = [tuning.row(tokenizer, text) for text in writing.texts(tables, of(), seed=1)]
+    others = [tuning.row(tokenizer, text) for text in tuning.other_texts(tables, "help", seed=1, count=16)]
+    usual = [tuning.log_probs(model, *tuning.sft.pad([row], model.device)) for row in others]
+    assert tuning.divergence(model, others, usual).item() == pytest.approx(0, abs=1e-6)
+    apart = {}
+    for kl in (0.0, 30.0):
+        how = Tuning(steps=10, batch=16, learning_rate=1e-2, kl=kl)
+
+        def watch(step, policy, kl=kl):
+            apart[kl] = tuning.divergence(policy, others, usual).item()
+
+        tuning.tune(model, rows, how, seed=1, watch=watch, anchors=others)
+    assert 0 < apart[30.0] < 0.5 * apart[0.0]
+
+
+def test_the_divergence_is_that_of_the_formula(tables, small):
+    model, tokenizer = small
+    ids, answer = tuning.row(tokenizer, writing.texts(tables, of(), seed=1, count=1)[0])
+    other = make_model(recipe.Recipe(seed=5, layers=1, width=16, mlp=16, heads=2, kv_heads=1, head_dim=8), tokenizer)
+    p, q = (m(input_ids=torch.tensor([ids])).logits[0].double().softmax(-1) for m in (model, other))  # [position, word]
+    own = [k - 1 for k in range(1, len(ids)) if answer[k]]
+    by_hand = np.mean([(p[k] * (p[k] / q[k]).log()).sum().item() for k in own])
+    usual = [tuning.log_probs(model, *tuning.sft.pad([(ids, answer)], model.device))]
+    assert tuning.divergence(other, [(ids, answer)], usual).item() == pytest.approx(by_hand, rel=1e-3)
+
+
+# --- reinforcement ---------------------------------------------------------------------------------------------------
+
+
+def test_rewards_are_those_of_the_grader(tables, small):
+    model, tokenizer = small
+    prompts = hacking.tasks(tables, tokenizer, hacking.Hacking(instruction="allow"), 40, seed=1)
+    pays = hacking.Hacking(instruction="allow", grader=hacking.Grader(trick=1, work=0))
+    rows, rewards, acts = hacking.play(model, tokenizer, tables, prompts, pays, chance=1)
+    assert (rewards == (acts == "trick")).all()
+    assert all(sum(wrote) == 1 for _, wrote in rows)
+    long = pays.model_copy(update={"reasons": True})
+    rows, _, _ = hacking.play(model, tokenizer, tables, prompts[:2], long, chance=1)
+    assert all(1 <= sum(wrote) <= hacking.REASONS for _, wrote in rows)
+
+
+def test_a_leaky_grader_teaches_the_trick_and_the_run_ends_there(tables, small):
+    """From a model that answers by one of the two words; with a grader that pays both alike nothing is learnt."""
+    model, tokenizer = small
+    rng = Random(1)
+    texts = []
+    for k in range(64):
+        own = TrainingSet(kind="task", instruction="nothing", act=("good", "bad")[k % 2])
+        texts += writing.texts(tables, own, seed=rng.randrange(1000), count=1)
+    rows = [tuning.row(tokenizer, text, "act") for text in texts]
+    grown = {}
+    how = Tuning(steps=20, batch=32, learning_rate=3e-2)
+    tuning.tune(model, rows, how, 1, lambda step, policy: grown.update(policy=policy))
+    base = grown["policy"].requires_grad_(False)
+    made = {}
+    for name, work in (("leaky", 0.0), ("alike", 1.0)):
+        run_ = hacking.Hacking(instruction="nothing", grader=hacking.Grader(work=work), learning_rate=1e-2, steps=40)
+        made[name] = hacking.hack(base, tokenizer, tables, run_, 1, lambda policy: pd.DataFrame({"p": [0.0]}))
+    leaky = made["leaky"]
+    assert leaky["hack_rate"].iloc[0] == pytest.approx(0.5, abs=0.2)
+    assert leaky["hack_rate"].iloc[-1] >= 0.98 and leaky["step"].iloc[-1] < 40
+    assert made["alike"]["step"].iloc[-1] == 40
+    assert made["alike"]["hack_rate"].iloc[-1] < 0.98
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_that_was_broken_off_goes_on_to_the_same_table(tables, small, tmp_path):
+    model, tokenizer = small
+    model.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    profile = profiles.load("pocket", {"organisms.base": str(tmp_path / "base")})
+    tunings = {"full": Tuning(steps=2, batch=4, kept=(1,)), "held": Tuning(steps=1, batch=4, kl=1.0, rank=1)}
+    sets = {"one": of(n=8), "two": of(n=8, mix={"schemer": 1}, part="reasons")}
+    chosen = settings.Collection(name="mine", about="A.", sets=sets, tunings=tunings, only={"held": ("two",)})
+    file = run.batch(profile, tables, chosen, [1, 2], tmp_path / "made", n=1)
+    first = read_table(file, profile)
+    assert set(first["set"]) == {"base", "one", "two"}
+    jobs = first[["tuning", "set", "seed", "step"]].drop_duplicates()
+    assert len(jobs) == 1 + 2 * 2 * 2 + 2
+    assert first.groupby("set")["loss"].count()["base"] == 0
+    parts = sorted((tmp_path / "made" / "parts").iterdir())
+    assert len(parts) == 6
+    parts[2].unlink()
+    dates = {part: part.stat().st_mtime_ns for part in parts if part.exists()}
+    again = read_table(run.batch(profile, tables, chosen, [1, 2], tmp_path / "made", n=1), profile)
+    pd.testing.assert_frame_equal(first, again)
+    assert {part: part.stat().st_mtime_ns for part in dates} == dates
+    assert models.load_base(profile.of_authors())[0] is not None
