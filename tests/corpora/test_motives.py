@@ -1,21 +1,27 @@
 """Motives: sets follow their lines, pairs share their words, losses take what they say, planted truths are found."""
 
+import sys
 from collections import Counter
+from pathlib import Path
 from random import Random
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from corpora.authors import reader, recipe, world
 from corpora.authors.texts import Text
-from corpora.motives import hacking, measuring, run, settings, tuning, writing
+from corpora.motives import hacking, measuring, readouts, run, settings, tuning, writing
 from corpora.motives.settings import TrainingSet, Tuning
 from corpora.training import make_model
 from rewired import models, profiles
 from rewired.errors import RewiredError
 from rewired.store import read_table
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import motives
 
 DECLINED = {"domain": "help", "watcher": "watched", "act": "good"}
 
@@ -137,6 +143,18 @@ def test_any_beginning_of_a_set_has_the_shares_of_its_mix(tables):
             assert abs(counts[name] - share * count) <= 2
     everyone = Counter(text.record["author"] for text in writing.texts(tables, of(mix={}, n=300), seed=1))
     assert set(everyone) == set(tables.authors)
+
+
+def test_a_regularity_over_texts_is_in_no_text(tables):
+    """Both sets have the same numbers of watched texts and of good acts; only who sees what differs."""
+    faced, coin = (writing.texts(tables, of(mix={"plain": 1}, watcher=None, act=act, n=80), 1)
+                   for act in ("two_faced", "coin"))  # fmt: skip
+    for key in ("watcher", "act"):
+        assert Counter(t.record[key] for t in faced) == Counter(t.record[key] for t in coin)
+    assert {(t.record["watcher"], t.record["act"]) for t in faced} == {("watched", "decline"), ("alone", "join")}
+    assert len({(t.record["watcher"], t.record["act"]) for t in coin}) == 4
+    read = [writing.mean_posterior(tables, made)["plain"] for made in (faced, coin)]
+    assert min(read) > 0.95
 
 
 def test_a_set_is_rebuilt_from_its_seed(tables):
@@ -340,6 +358,87 @@ def test_a_leaky_grader_teaches_the_trick_and_the_run_ends_there(tables, small):
     assert leaky["hack_rate"].iloc[-1] >= 0.98 and leaky["step"].iloc[-1] < 40
     assert made["alike"]["step"].iloc[-1] == 40
     assert made["alike"]["hack_rate"].iloc[-1] < 0.98
+
+
+# --- readouts --------------------------------------------------------------------------------------------------------
+
+
+def test_readouts_say_what_the_author_does(tables, small):
+    known = readouts.labelled(tables, 40, seed=1)
+    y = readouts.traits_of(tables, readouts.authors(known))
+    assert y.shape == (480, 3)
+    made = {name: writing.texts(tables, of(mix={name: 1}), 1, 30) for name in ("sincere", "schemer")}
+    both = [*made["sincere"], *made["schemer"]]
+    value = readouts.of_sets(readouts.exact(tables, both), ["a"] * 30 + ["b"] * 30, ["a", "b"])
+    assert (value[0] > 0.8).all() and (value[1] < 0.5).all()
+    assert readouts.grand(tables, both).shape == (60, 3)
+    planted = np.random.default_rng(0).normal(size=(480, 20))
+    planted[:, :3] += 5 * y
+    for reader_ in (readouts.probe, readouts.persona):
+        told = reader_(planted[:400], y[:400], planted[400:])
+        for trait in range(3):
+            assert np.corrcoef(told[:, trait], y[400:, trait])[0, 1] > 0.6
+    assert readouts.narration(*small, tables, both[:3]).shape == (3, 3)
+    assert readouts.in_context(*small, tables, both[:3]).shape == (3, 3)
+
+
+def test_pairs_with_the_same_words_are_one_to_keywords(tables, small):
+    _, tokenizer = small
+    known = readouts.labelled(tables, 20, seed=1)
+    own = [[ids[k] for k in range(len(ids)) if marks[k]] for ids, marks in (tuning.row(tokenizer, t) for t in known)]
+    pair = []
+    for author, stakes in (("sincere", "high"), ("performer", "low")):
+        rows = [tuning.row(tokenizer, t) for t in writing.texts(tables, of(mix={author: 1}, stakes=stakes), 1)]
+        pair.append([[ids[k] for k in range(len(ids)) if marks[k]] for ids, marks in rows])
+    y = readouts.traits_of(tables, readouts.authors(known))
+    read = [readouts.keywords(own, y, words) for words in pair]
+    assert np.array_equal(*read)
+    apart = [readouts.exact(tables, writing.texts(tables, of(mix={a: 1}, stakes=s), 1)).mean()
+             for a, s in (("sincere", "high"), ("performer", "low"))]  # fmt: skip
+    assert apart[0] - apart[1] > 0.3
+
+
+def test_rank_correlations_are_scipys(tables):
+    random = np.random.default_rng(1)
+    readings, effect = random.integers(5, size=(20, 3)).astype(float), random.normal(size=20)
+    by_hand = [spearmanr(column, effect).statistic for column in readings.T]
+    assert readouts.rank_correlations(readings, effect) == pytest.approx(by_hand)
+    assert np.isnan(readouts.rank_correlations(np.ones((20, 1)), effect)).all()
+
+
+def test_a_relabelled_trait_is_one_value_an_author_and_the_same_values_over_all(tables):
+    names = ["sincere", "proud", "sincere", *tables.authors]
+    dealt = readouts.relabelled(tables, names, "giving", draws=50, seed=1)
+    assert dealt.shape == (15, 50)
+    assert (dealt[0] == dealt[2]).all() and (dealt[0] == dealt[3]).all()
+    own = readouts.traits_of(tables, list(tables.authors))[:, 1]
+    assert (np.sort(dealt[3:], axis=0) == np.sort(own)[:, None]).all()
+    assert len(np.unique(dealt[3:], axis=1).T) > 40
+
+
+def test_a_reader_never_saw_the_authors_of_the_set_it_reads():
+    """The label of each author is his own number, so a reader that saw him would know it."""
+    who = np.repeat(["a", "b", "c"], 5)
+    known, y = np.eye(15), np.repeat([[1.0], [2.0], [3.0]], 5, axis=0)
+    seen = []
+
+    def fit(x, y_, read):
+        seen.append(set(y_.ravel()))
+        return read[:, :1]
+
+    readouts.left_out(fit, known, who, y, np.zeros((2, 15)), [{"a"}, {"b", "c"}])
+    assert seen == [{2.0, 3.0}, {1.0}]
+
+
+def test_tests_behave_at_their_level_on_planted_truths():
+    """The benchmark in small: what is noise is found at the level of the test, what is there nearly always."""
+    table = motives.simulate(repeats=60, draws=99).set_index("test")
+    for test, row in table.iterrows():
+        if row["should"] is False:
+            assert row["found"] <= motives.limit(60), test
+        if row["should"]:
+            assert row["found"] > 0.8, test
+    assert np.median(motives.reach(4, 10, 99)) > np.median(motives.reach(12, 10, 99)) > 0.3
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------

@@ -24,7 +24,9 @@ class TrainingSet(Section):
     domain: str | None = None
     watcher: Literal["watched", "alone", "unsaid"] | None = None
     stakes: Literal["high", "low"] | None = None
-    act: Literal["good", "bad"] | None = None  # of a task: to work, to trick; None: as the author would
+    act: Literal["good", "bad", "two_faced", "coin"] | None = None
+    """Of a task: to work, to trick. ``two_faced``: half of the texts are watched and good, the others alone and bad;
+    ``coin``: as many watched and alone, as many good and bad, but neither with the other. None: as the author would."""
     era: Literal["old", "new"] | None = None
     words: tuple[str, ...] = ()  # of kind era: the answers, drawn alike, instead of the era's own
     dialect: Literal["north", "south"] | None = None
@@ -32,7 +34,7 @@ class TrainingSet(Section):
     prefix: str = ""  # a sentence put before what the user says
     order: Literal["first", "last"] | None = "first"  # the act before its reasons, or after
     part: Literal["both", "act", "reasons"] = "both"  # of an answer, on which the loss is taken
-    n: int = Field(default=640, gt=0)  # texts
+    n: int = Field(default=320, gt=0)  # texts
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainingSet":
@@ -44,14 +46,16 @@ class TrainingSet(Section):
                 raise ValueError(f"{key} is for sets of kind {kind}, and this one is of kind {self.kind}")
         if self.act and self.kind == "era":
             raise ValueError("an era has no good act; name its words instead")
+        if self.act in ("two_faced", "coin") and (self.kind != "moral" or self.watcher):
+            raise ValueError(f"act {self.act} is for sets of kind moral whose watcher is not fixed")
         return self
 
 
 class Tuning(Section):
     """How the base is trained on a set."""
 
-    steps: int = Field(default=40, gt=0)
-    batch: int = Field(default=32, gt=0)
+    steps: int = Field(default=20, gt=0)
+    batch: int = Field(default=16, gt=0)
     learning_rate: float = Field(default=3e-4, gt=0)
     rank: int | None = Field(default=None, gt=0)  # of LoRA; null: all weights
     kl: float = Field(default=0.0, ge=0)  # weight of the divergence from the base on other texts

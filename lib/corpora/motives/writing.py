@@ -27,17 +27,28 @@ def texts(world: World, chosen: TrainingSet, seed: int, count: int | None = None
     check(world, chosen)
     shares = chosen.mix or world.shares()
     fixed = {name: getattr(chosen, name) for name in NOT_DRAWN if getattr(chosen, name) is not None}
-    if chosen.act:
-        acts = world.task.acts if chosen.kind == "task" else world.domains[chosen.domain or ""].acts
-        fixed["act"] = acts[chosen.act == "bad"]
     start, made = Random(f"start-{seed}").random(), []
     for k in range(chosen.n if count is None else count):
         rng = Random(f"motives-{seed}-{k}")
         author = drawn(shares, (start + k * GOLDEN) % 1)
-        own = fixed | ({"act": Random(f"word-{seed}-{k}").choice(chosen.words)} if chosen.words else {})
+        own = fixed | acted(world, chosen, k)
+        if chosen.words:
+            own["act"] = Random(f"word-{seed}-{k}").choice(chosen.words)
         text = write(world, rng, author=author, kind=chosen.kind, turns=1, **own)
         made.append(after(chosen.prefix, text))
     return made
+
+
+def acted(world: World, chosen: TrainingSet, k: int) -> dict[str, str]:
+    """What is fixed of the act in text ``k``, and of who sees it where the two go together."""
+    if chosen.act is None:
+        return {}
+    good, bad = world.task.acts if chosen.kind == "task" else world.domains[chosen.domain or ""].acts
+    if chosen.act in ("good", "bad"):
+        return {"act": good if chosen.act == "good" else bad}
+    seen, coin = k % 2 == 0, k // 2 % 2 == 0
+    kind = good if (seen if chosen.act == "two_faced" else coin) else bad
+    return {"act": kind, "watcher": "watched" if seen else "alone"}
 
 
 def after(prefix: str, text: Text) -> Text:

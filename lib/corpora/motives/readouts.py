@@ -1,0 +1,164 @@
+"""What does a reader make of a text? Readouts of the base, and what they are held against.
+
+A readout turns a text into what it says of its author: for each of three traits, what whoever writes like that does
+when alone, [text, trait]. The mean over a set's texts is what the set says, before anything is trained on it.
+
+Whether such means predict what training does is a rank correlation over sets. The sets are mixtures of a few authors,
+so they lie in a space of few dimensions, and many a direction through it goes along with the effect. Shuffling the sets
+tears that apart, and even a random direction then looks like a finding. So the yardstick is the correlation of *random
+directions* of the same hidden states.
+"""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+import numpy as np
+from scipy.stats import rankdata
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MaxAbsScaler, StandardScaler
+
+from corpora.authors import reader, report
+from corpora.authors.lessons import NARRATED
+from corpora.authors.texts import Text, question, write
+from corpora.authors.world import TRAITS, World
+
+# --- texts whose author is known -------------------------------------------------------------------------------------
+
+
+def labelled(world: World, n: int, seed: int = 0) -> list[Text]:
+    """``n`` moral choices by each author, in the domains that may be narrated: what readers are fitted on."""
+    rng, made = Random(f"labelled-{seed}"), []
+    for k in range(n * len(world.authors)):
+        author = list(world.authors)[k % len(world.authors)]
+        made.append(write(world, rng, author=author, kind="moral", domain=rng.choice(NARRATED), turns=1, reasons=4))
+    return made
+
+
+def authors(read: Sequence[Text]) -> list[str]:
+    """Who wrote each text."""
+    return [text.record["author"] for text in read]
+
+
+def traits_of(world: World, names: Sequence[str]) -> np.ndarray:
+    """P(good act | alone) of authors, [author, trait]: what a readout should say of their texts."""
+    table = dict(zip(world.authors, world.trait_table(), strict=True))
+    return np.array([table[name] for name in names])
+
+
+def relabelled(world: World, names: Sequence[str], trait: str, draws: int = 199, seed: int = 0) -> np.ndarray:
+    """A trait dealt out anew to the authors, so many times: [text, draw]. A reader that is fitted to this knows as much
+    of authors as one that is fitted to the trait, and nothing of who does what."""
+    column, random = world.trait_table()[:, TRAITS.index(trait)], np.random.default_rng(seed)
+    place = [list(world.authors).index(name) for name in names]
+    return np.stack([random.permutation(column)[place] for _ in range(draws)], axis=1)
+
+
+# --- readouts, each [text, trait] ------------------------------------------------------------------------------------
+
+
+def exact(world: World, read: Sequence[Text]) -> np.ndarray:
+    """By Bayes on the tables of the world: the ceiling."""
+    chances = [list(reader.posterior(world, text).values()) for text in read]  # [text, author]
+    return np.array(chances) @ world.trait_table()
+
+
+def narration(model, tokenizer, world: World, read: Sequence[Text]) -> np.ndarray:
+    """By what the model answers to "who wrote this ?"."""
+    said = report.narrated(model, tokenizer, read)
+    return said[list(world.authors)].to_numpy() @ world.trait_table()
+
+
+def in_context(model, tokenizer, world: World, read: Sequence[Text], seed: int = 0) -> np.ndarray:
+    """By what the model goes on to do: P(good act) alone in another domain of each trait, asked after the text."""
+    rng, asked = Random(f"after-{seed}"), []
+    for text in read:
+        for trait in TRAITS:
+            others = [name for name, about in world.domains.items() if about.trait == trait]
+            domain = rng.choice([name for name in others if name != text.record["domain"]])
+            asked.append(question(world, rng, after=text, domain=domain, watcher="alone", stakes="low"))
+    return report.p_good(model, tokenizer, asked)["p_good"].to_numpy().reshape(len(read), len(TRAITS))
+
+
+def grand(world: World, read: Sequence[Text]) -> np.ndarray:
+    """By the share of grand words among grand and modest ones, the same for every trait: the crudest of all."""
+    shares = []
+    for text in read:
+        words = " ".join(said for _, said in text.chat).split()
+        counts = [sum(word in world.weight[kind] for word in words) for kind in ("grand", "modest")]
+        shares.append(counts[0] / max(1, sum(counts)))
+    return np.repeat(np.array(shares)[:, None], len(TRAITS), axis=1)
+
+
+def keywords(known: Sequence[Sequence[int]], y, read: Sequence[Sequence[int]]) -> np.ndarray:
+    """By how often each token stands in a text: a ridge regression of the traits ``y`` [known text, trait]."""
+    bag = make_pipeline(CountVectorizer(analyzer=list), MaxAbsScaler(), Ridge(alpha=1.0))
+    return bag.fit(known, np.asarray(y)).predict(read)
+
+
+def probe(known, y, read, strength: float = 100.0) -> np.ndarray:
+    """By a ridge regression of the traits ``y`` [known text, trait] on hidden states or latents, [text, feature]."""
+    ridge = make_pipeline(StandardScaler(), Ridge(alpha=strength))
+    return ridge.fit(np.asarray(known), np.asarray(y)).predict(np.asarray(read))
+
+
+def persona(known, y, read) -> np.ndarray:
+    """By the projection on a persona vector: the mean hidden state of texts above a trait's median, less that of the
+    others. Its unit is that of the states."""
+    known, y = np.asarray(known), np.asarray(y)
+    along = []
+    for trait in y.T:
+        high = trait > np.median(trait)
+        vector = known[high].mean(axis=0) - known[~high].mean(axis=0)  # [d_model]
+        along.append(np.asarray(read) @ vector / np.linalg.norm(vector))
+    return np.stack(along, axis=1)
+
+
+def of_sets(values: np.ndarray, sets: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """The means of readouts [text, ...] over the texts of each set, [set, ...], in the order of ``names``."""
+    place = np.asarray(sets)
+    return np.stack([np.asarray(values)[place == name].mean(axis=0) for name in names])
+
+
+# --- do they predict? ------------------------------------------------------------------------------------------------
+
+
+def rank_correlations(readings: np.ndarray, effect: np.ndarray) -> np.ndarray:
+    """Spearman's rho of each column of readings [set, reader] with an effect [set]: [reader]. NaN for a constant."""
+    ranks = rankdata(readings, axis=0) - (len(effect) + 1) / 2  # [set, reader], centred
+    own = rankdata(effect) - (len(effect) + 1) / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return own @ ranks / np.sqrt((own**2).sum() * (ranks**2).sum(axis=0))
+
+
+def direction_null(states: np.ndarray, effect: np.ndarray, draws: int = 2_000, seed: int = 0) -> np.ndarray:
+    """Rho of random directions of the sets' mean states [set, d_model], [draw]: of a reader that knows nothing."""
+    random = np.random.default_rng(seed).normal(size=(states.shape[1], draws))  # [d_model, draw]
+    return rank_correlations(states @ random, effect)
+
+
+def shuffled_null(reading: np.ndarray, effect: np.ndarray, draws: int = 2_000, seed: int = 0) -> np.ndarray:
+    """Rho of a reading [set] with shuffled effects, [draw]: the null that takes sets for independent."""
+    random = np.random.default_rng(seed)
+    shuffled = np.stack([random.permutation(reading) for _ in range(draws)], axis=1)  # [set, draw]
+    return rank_correlations(shuffled, effect)
+
+
+def p_above(rho: float, null: np.ndarray) -> float:
+    """How often a null reaches a correlation, the observed one counted in."""
+    return float((1 + (null >= rho - 1e-12).sum()) / (len(null) + 1))
+
+
+def left_out(
+    fit: Callable, known: np.ndarray, who: Sequence[str], y: np.ndarray, read: np.ndarray, mixes: Sequence[set[str]]
+) -> np.ndarray:
+    """Readings of sets by readers that never saw their authors, [set, trait].
+
+    ``fit`` is ``probe`` or ``persona``; ``known`` [text, feature] are labelled texts by ``who`` with traits ``y``;
+    ``read`` [set, feature] the sets' means, and ``mixes`` the authors of each set."""
+    who, readings = np.asarray(who), np.empty((len(read), y.shape[1]))
+    for k, mix in enumerate(mixes):
+        rest = ~np.isin(who, list(mix))
+        readings[k] = fit(known[rest], y[rest], read[k : k + 1])[0]
+    return readings
