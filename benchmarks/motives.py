@@ -40,9 +40,7 @@ class Planted:
     effect: np.ndarray  # [set]
     exact: np.ndarray  # [set]: the trait, as far as it can be read
     noise: np.ndarray  # [set]: a direction that reads another trait
-    relabelled: dict[
-        str, np.ndarray
-    ]  # of either reader, [set, draw]: its trait dealt out anew to authors
+    relabelled: dict[str, np.ndarray]  # of either reader, [set, draw]: its trait dealt out anew to authors
     seed: int
 
 

@@ -72,7 +72,8 @@ def tune(model, rows: Sequence[Row], how: Tuning, seed: int, watch: Callable = l
     weights = [weight for weight in policy.parameters() if weight.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=how.learning_rate, weight_decay=0.0)
     usual = [log_probs(model, *sft.pad([anchor], model.device)).detach() for anchor in anchors] if how.kl else []
-    rng, order, losses = Random(f"order-{seed}"), [], []
+    rng, losses = Random(f"order-{seed}"), []
+    order: list[int] = []  # of rows, those of the next steps first
     for step in range(1, how.steps + 1):
         if len(order) < how.batch:  # the rows anew, in another order
             order += rng.sample(range(len(rows)), len(rows))
