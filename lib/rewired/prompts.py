@@ -22,8 +22,8 @@ CANONICAL = (3, 0, 4, 1)
 SCENARIOS = ("CC_continue", "CC_temptation", "CD_punished", "DC_exploited", "DD_trapped")
 HELD_OUT_FILE = Path(__file__).resolve().parents[2] / "config" / "heldout.yaml"
 
-_TEXTS = yaml.safe_load(Path(__file__).with_name("wordings.yaml").read_text())
-WORDINGS = _TEXTS["wordings"]
+TEXTS = yaml.safe_load(Path(__file__).with_name("wordings.yaml").read_text())
+WORDINGS = TEXTS["wordings"]
 """{wording: its ``text``, ``question`` and, where it states no payoffs, the ``meaning`` of the two labels}."""
 
 
@@ -126,7 +126,7 @@ def _payoff_fields(game: Game, labels: Labels, arrangement: Arrangement) -> Fiel
         for j, other in enumerate(columns, 1):
             role, (x, y) = f"payoff_{own}{other}", game.points(own, other)
             fields[f"cell_{i}{j}"] = (role, f"{x},{y}")
-            sentence = _TEXTS["sentence"].format(a=labels.of(own), b=labels.of(other), x=x, y=y)
+            sentence = TEXTS["sentence"].format(a=labels.of(own), b=labels.of(other), x=x, y=y)
             fields[f"sentence_{2 * i + j - 2}"] = (role, sentence)
     return fields
 
@@ -170,9 +170,9 @@ def build(
     fields["temptation"] = ("temptation", "")
     if temptation:
         gained, usual = game.points("D", "C")[0], game.points("C", "C")[0]
-        note = _TEXTS["temptation"].format(label=labels.defect, gained=gained, usual=usual)
+        note = TEXTS["temptation"].format(label=labels.defect, gained=gained, usual=usual)
         fields["temptation"] = ("temptation", note)
-    text, spans = fill(words["text"] + _TEXTS["closing"], fields)
+    text, spans = fill(words["text"] + TEXTS["closing"], fields)
     matrix = tuple(game.payoffs[cell][0] for cell in STATES)  # R, S, T, P
     swaps = "".join("01"[swapped] for swapped in astuple(arrangement))  # "0110": answer and rows
     id = id or f"{state}-{wording}-{swaps}-{''.join(map(str, matrix))}"

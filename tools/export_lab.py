@@ -1,0 +1,130 @@
+"""The files of the page on which readers patch models: the models, the book's own numbers, how a run learnt.
+
+    python tools/export_lab.py models FOLDER      # lab.js, base.js and an adapter a run; the folder appears whole
+    python tools/export_lab.py course FILE        # learnt-<variant>-<seed>.js of one run, from its kept checkpoints
+
+The profile is the Snakefile's: REWIRED_PROFILE and REWIRED_OVERRIDES, as YAML and JSON."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from rewired import lab
+from rewired.decisions import decision_step, measure
+from rewired.errors import RewiredError, command_line
+from rewired.execute import start
+from rewired.models import Variants
+from rewired.profiles import Profile
+from rewired.prompts import CANONICAL, Prompt, as_labels, held_out, held_out_matrices, scenario_set
+from rewired.store import read_table, results_dir
+from rewired.tracing import attribution, lens
+
+GOLDEN = 3
+"""Patches of each pair of models that the page recomputes: the one with the largest effect, and drawn ones."""
+ABOUT = ["source", "target", "prompt_id"]
+PATCH = ["component", "positions", "mode"]
+DELTAS = ["delta_source", "delta_target", "delta_patched"]
+
+
+def spec(prompt: Prompt) -> dict:
+    """What the page needs to build an evaluation prompt anew."""
+    labels = [prompt.labels.cooperate, prompt.labels.defect]
+    told = {"state": prompt.state, "matrix": prompt.matrix, "wording": prompt.wording, "labels": labels}
+    return told | {"temptation": prompt.scenario == "CC_temptation", "arrangement": asdict(prompt.arrangement)}
+
+
+def golden(patches: pd.DataFrame, seed: int) -> list[dict]:
+    """Some patches of a pair of models: the head or MLP with the largest effect, and others that ``seed`` draws."""
+    parts = patches[patches["kind"].isin(["head", "mlp"])]
+    largest = parts["effect"].abs().idxmax()
+    others = patches.drop(largest).sample(GOLDEN - 1, random_state=seed)
+    return pd.concat([patches.loc[[largest]], others])[ABOUT + PATCH + DELTAS].to_dict("records")
+
+
+def puzzles(circuits: pd.DataFrame) -> list[dict]:
+    """The small sets of a pair of models that change a decision: one for each prompt that has one."""
+    solved = []
+    for _, steps in circuits.groupby("prompt_id", sort=False):
+        last = steps.iloc[-1]
+        if last["flip"]:
+            solved.append(last[ABOUT + DELTAS].to_dict() | {"components": steps["component"].tolist()})
+    return solved
+
+
+def offered_labels(tokenizer, own: Sequence[str]) -> list[list[str]]:
+    """Pairs of labels with a decision step: the profile's, the same exchanged, and those that no training saw."""
+    pairs = []
+    for pair in (own, own[::-1], *held_out()["labels"]["pairs"]):
+        try:
+            decision_step(tokenizer, as_labels(pair))
+        except RewiredError:
+            continue
+        pairs.append(list(pair))
+    return pairs
+
+
+def numbers(profile: Profile) -> dict:
+    """The evaluation prompts, patches to be recomputed, and puzzles, from the tables of the run."""
+    specs = {prompt.id: spec(prompt) for prompt in scenario_set(profile.prompts.labels)}
+    made: dict = {"golden": [], "puzzles": []}
+    for k, pair in enumerate(sorted(results_dir(profile).glob("pairs/[!.]*-to-*"))):
+        made["golden"] += golden(read_table(pair / "patches.parquet", profile), profile.seed + k)
+        made["puzzles"] += puzzles(read_table(pair / "circuits.parquet", profile))
+    for row in made["golden"] + made["puzzles"]:
+        row["spec"] = specs[row["prompt_id"]]
+    scenarios = [{"id": name, "scenario": name.partition("/")[0], "spec": asked} for name, asked in specs.items()]
+    return made | {"scenarios": scenarios, "matrices": [CANONICAL, *held_out_matrices()]}
+
+
+def models(profile: Profile, folder: Path) -> None:
+    """`lab.export` with the numbers of the run."""
+    variants = Variants(profile)
+    learnt = [f"{variant}-{profile.patching.seed}" for variant in profile.training.variants]
+    about = {"profile": profile.name, "labels": offered_labels(variants.tokenizer, profile.prompts.labels)}
+    lab.export(variants, folder, about | {"learnt": learnt} | numbers(profile))
+
+
+def course(variants: Variants, variant: str, seed: int) -> dict:
+    """How a run learnt: an entry for the base and for every kept checkpoint, means over a state's scenario prompts.
+
+    ``p_defect``, ``legal_mass`` and ``delta`` are [episode][state], ``lens`` (delta at the decision step) is
+    [episode][state][depth], ``contribution`` (direct logit attribution, logits) [episode][state][component]."""
+    asked = scenario_set(variants.profile.prompts.labels)
+    states, state_of = sorted({prompt.state for prompt in asked}), {prompt.id: prompt.state for prompt in asked}
+    made: dict = {"variant": variant, "seed": seed, "states": states, "episodes": [0]}
+    made["episodes"] += variants.checkpoints(variant, seed)
+    for episode in made["episodes"]:
+        name = variant if episode else "base"
+        with variants.variant(name, seed, episode or None) as model:
+            table = measure(model, variants.tokenizer, asked, variants.profile.decisions.batch_size, forms=False)
+            curves = lens.trajectories(model, variants.tokenizer, asked)
+            shares, _ = attribution.contributions(model, variants.tokenizer, asked)
+        for number in ("p_defect", "legal_mass", "delta"):
+            by_state = table.groupby("state")[number].mean()
+            made.setdefault(number, []).append(by_state[states].round(6).tolist())
+        curves = curves[curves["position"] == "decision"].rename(columns={"delta": "lens"})
+        made["components"] = shares["component"].unique().tolist()
+        for number, frame, along in (("lens", curves, "depth"), ("contribution", shares, "component")):
+            means = frame.groupby([frame["prompt_id"].map(state_of), along], sort=False)[number].mean()
+            made.setdefault(number, []).append([means[state].round(4).tolist() for state in states])
+    return made
+
+
+def main() -> None:
+    """Write what the command line asks for."""
+    what, place = sys.argv[1], Path(sys.argv[2])
+    profile = start(yaml.safe_load(os.environ["REWIRED_PROFILE"]), json.loads(os.environ["REWIRED_OVERRIDES"]))
+    if what == "models":
+        return models(profile, place)
+    variant, _, seed = place.stem.removeprefix("learnt-").rpartition("-")
+    lab.write(place.parent, place.stem, course(Variants(profile), variant, int(seed)))
+
+
+if __name__ == "__main__":
+    command_line(main)
