@@ -30,8 +30,13 @@ rewired.learnt = (() => {
 
   async function show(name) {
     pause();
-    course = await ui().lab().course(name);
     ui().field("run").value = name;
+    try {
+      course = await ui().lab().course(name);
+    } catch (problem) {
+      if (!(problem instanceof rewired.Problem)) throw problem;
+      return ui().say(one(".lab-course-told"), problem.message);
+    }
     const { episodes } = course;
     const slider = ui().field("episode");
     slider.max = episodes.length - 1;
@@ -50,7 +55,7 @@ rewired.learnt = (() => {
       button.querySelector("input").addEventListener("change", () => { state = s; paint(); });
       return button;
     });
-    one(".lab-states").replaceChildren("Parts after ", ...buttons);
+    one(".lab-states").replaceChildren("The grid shows prompts after ", ...buttons);
   }
 
   function step(k, name = ui().field("run").value) {
@@ -139,14 +144,20 @@ rewired.learnt = (() => {
     lens = goal;
   }
 
-  /** The strongest parts of the chosen state, the others empty. */
+  /** What each head and MLP adds to the decision, as {component, contribution}, the largest first. */
+  function contributions(k) {
+    const listed = course.components.map((component, i) => ({ component, contribution: course.contribution[k][state][i] }));
+    const shown = listed.filter(({ component }) => cells.has(component));
+    return shown.sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
+  }
+
+  /** The contributions of the chosen state, in the grid; layers' sums and the stream stay empty. */
   function parts(k) {
-    for (const box of cells.values()) draw.write(box, null);
-    const strongest = course.parts[k][state];
-    for (const { component, contribution } of strongest) if (cells.has(component)) draw.write(cells.get(component), contribution);
+    const found = contributions(k);
+    for (const { component, contribution } of found) draw.write(cells.get(component), contribution);
     draw.colour(cells, one(".lab-scale"));
-    const listed = strongest.map(({ component, contribution }) => `${component} ${draw.signed(contribution, 1)}`).join(", ");
-    one(".lab-grid").setAttribute("aria-label", `Strongest parts after ${course.states[state]}: ${listed}`);
+    const listed = found.slice(0, 8).map(({ component, contribution }) => `${component} ${draw.signed(contribution, 1)}`).join(", ");
+    one(".lab-grid").setAttribute("aria-label", `Largest contributions after ${course.states[state]}: ${listed}`);
   }
 
   function tell(k) {
@@ -155,9 +166,9 @@ rewired.learnt = (() => {
     const most = after.reduce((a, b) => (b.p > a.p ? b : a));
     const least = after.reduce((a, b) => (b.p < a.p ? b : a));
     const when = episodes[k] ? `After ${episodes[k]} episodes ${variant}` : "Before any training the base";
-    const [strongest] = course.parts[k][state];
+    const [strongest] = contributions(k);
     ui().say(one(".lab-course-told"), `${when} defects most after ${most.name} (`, ["b", draw.percent(most.p)], `) and least after ${least.name} (`,
-      ["b", draw.percent(least.p)], `). Strongest part after ${states[state]}: ${strongest.component}, ${draw.signed(strongest.contribution, 1)} logits.`);
+      ["b", draw.percent(least.p)], `). The largest contribution after ${states[state]} is that of ${strongest.component}, ${draw.signed(strongest.contribution, 1)} logits.`);
   }
 
   return { open, step };

@@ -10,10 +10,10 @@ rewired.guide = (() => {
   /** The pair and the prompt of a puzzle of the run, with nothing put in. */
   function scene(k = 0) {
     const lab = ui().lab();
-    const { source, target, spec } = lab.puzzles[k];
+    const { source, target, spec, mode = "output" } = lab.puzzles[k];  // the run's circuits are made of outputs
     const { state, matrix, wording, labels, temptation, arrangement } = lab.build(spec);
     const full = { state, matrix, wording, labels, temptation: Boolean(temptation), arrangement };
-    return { source, target, spec: full, words: null, chosen: [], what: "source", positions: "all", mode: "input", view: "patch" };
+    return { source, target, spec: full, words: null, chosen: [], what: "source", positions: "all", mode, view: "patch" };
   }
 
   // --- the tour ------------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ rewired.guide = (() => {
     const { source, target, spec, words, what, positions, mode } = ui().now();
     const own = scene(k);
     const same = JSON.stringify([source, target, spec]) === JSON.stringify([own.source, own.target, own.spec]);
-    return same && words === null && what === "source" && positions === "all" && mode === "input";
+    return same && words === null && what === "source" && positions === "all" && mode === own.mode;
   }
 
   const solved = (counted) => counted.length === ui().now().chosen.length && Boolean(ui().outcome() && ui().outcome().flip);
@@ -166,8 +166,8 @@ rewired.guide = (() => {
       at: ".lab-looks",
     },
     "heads-of-a-reciprocator": {
-      set: () => ({ source: run("strategic"), target: run("deontological"), spec: prompt("CC_continue/v3"), mode: "output",
-        chosen: ["L5H2", "L5H4", "L5H5", "L7H3"] }),
+      set: () => ({ source: run("strategic"), target: run("deontological"), spec: prompt("CC_continue/x3"), mode: "output",
+        chosen: ["L5H2", "L5H4", "L5H5", "L7H3"].filter((name) => ui().lab().components().includes(name)) }),
     },
   };
 
@@ -194,7 +194,7 @@ rewired.guide = (() => {
   function open() {
     const select = ui().field("puzzle");
     for (const [k, { source, target }] of ui().lab().puzzles.entries()) {
-      select.add(new Option(`${k + 1}: ${ui().title(source)} into ${ui().title(target)}`, k));
+      select.add(new Option(`${ui().title(source)} into ${ui().title(target)}`, k));
     }
     select.addEventListener("change", () => begin(Number(select.value)));
     const does = {

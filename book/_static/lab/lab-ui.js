@@ -57,7 +57,7 @@ rewired.ui = (() => {
     return {
       source: puzzle ? puzzle.source : names.at(-1), target: puzzle ? puzzle.target : names[0],
       spec: { state, matrix, wording, labels, temptation: Boolean(temptation), arrangement }, words: null,
-      chosen: [], what: "source", draw: 1, positions: "all", mode: "input",
+      chosen: [], what: "source", draw: 1, positions: "all", mode: puzzle ? "output" : "input",
       head: "L0H0", whose: "target", puzzle: null, view: "patch", run: null, episode: null,
     };
   }
@@ -578,6 +578,8 @@ rewired.ui = (() => {
 
   // --- the beginning -------------------------------------------------------------------------------------------------
 
+  const samePair = (one) => (other) => one.source === other.source && one.target === other.target;
+
   /** Open the data. Where they are missing the page keeps its words, and says why. */
   async function open(options) {
     lab = await rewired.lab.open(root.dataset.folder, options);
@@ -587,6 +589,7 @@ rewired.ui = (() => {
       return;
     }
     root.replaceChildren(document.getElementById("lab-page").content.cloneNode(true));
+    lab.puzzles = lab.puzzles.filter((puzzle) => puzzle === lab.puzzles.find(samePair(puzzle)));
     defaults = now = start();
     fill();
     one("#lab-tab-learnt").hidden = !lab.learnt;
