@@ -14,7 +14,8 @@ rewired.ui = (() => {
   const SWAPS = ["listing_swapped", "answer_swapped", "rows_swapped", "columns_swapped"];
   const WORDINGS = { structured: "a table", prose: "sentences", story: "a story of a shared flat", named: "a game with a name" };
   const ROLES = { own_move: "your last move", other_move: "the other player's move", own_points: "your points",
-    other_points: "the other's points", temptation: "the temptation", question: "the question" };
+    other_points: "the other's points", temptation: "the temptation", question: "the question",
+    listed_first: "an option", listed_second: "an option", answer_first: "an answer", answer_second: "an answer" };
 
   let lab, defaults, now; // the engine, the choices at the start, the choices
   let cells = new Map(); // component -> its button
@@ -144,7 +145,7 @@ rewired.ui = (() => {
   /** Record both models on the prompt, then patch. A later change makes an earlier one stop. */
   async function settle() {
     const mine = ++turn;
-    stop();
+    if (work && work.searches) stop();
     show.choices();
     try {
       const prompt = lab.build(now.spec);
@@ -168,6 +169,7 @@ rewired.ui = (() => {
   function renew(fresh, about) {
     const key = [now.source, now.target, about.encoded.text, now.spec.labels, now.positions, now.mode, now.what, now.draw].join("|");
     if (sweep && sweep.key === key) return;
+    stop();
     sweep = Object.assign(fresh, about, { key });
     effects = new Map();
     for (const box of cells.values()) draw.write(box, null);
@@ -221,7 +223,7 @@ rewired.ui = (() => {
       say(one(".lab-verdict"), "Both models decide alike here, so no set can carry the donor's decision over.");
       return;
     }
-    const mine = (work = new AbortController());
+    const mine = (work = Object.assign(new AbortController(), { searches: true }));
     show.working("greedy");
     const onTry = (name) => show.hint(`trying ${listed([...now.chosen, name])} …`);
     const onStep = ({ component }) => {
@@ -384,7 +386,8 @@ rewired.ui = (() => {
     const attention = sweep[now.whose].attention(layer, head);
     const { tokens } = sweep.encoded;
     const most = draw.tokens(one(".lab-tokens"), tokens, attention, 5);
-    const words = most.slice(0, 3).map((k) => `${Math.round(100 * attention[k])} % on “${tokens[k].trim() || "a line break"}”${role(k)}`);
+    const seen = most.slice(0, 3).filter((k, i) => !i || attention[k] >= 0.01);
+    const words = seen.map((k) => `${Math.round(100 * attention[k])} % on the end of “${before(k)}”${role(k)}`);
     const whose = now.whose === "target" ? `the patient, ${title(now.target)}` : `the donor, ${title(now.source)}`;
     say(one(".lab-most"), `In ${whose}: ${words.join("; ")}.`);
   };
@@ -404,6 +407,9 @@ rewired.ui = (() => {
       return span ? span[0] : "";
     });
   }
+
+  /** A token with the two before it, which tell it from others that look the same. */
+  const before = (k) => sweep.encoded.tokens.slice(Math.max(0, k - 2), k + 1).join("").replace(/\s+/g, " ").trim();
 
   /** ", your last move" for a token that belongs to it. */
   function role(k) {
