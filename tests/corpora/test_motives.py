@@ -244,6 +244,8 @@ def test_changes_are_against_the_base_and_elsewhere_leaves_the_trained_domain_ou
     away = measuring.elsewhere(changed)
     assert away["change"].tolist() == pytest.approx([0.2])
     assert away["change_log_odds"].tolist() == pytest.approx([2.0])
+    traits = measuring.elsewhere(changed, trained="", traits={"help": "one", "share": "two"})
+    assert traits.set_index("trait")["change"].to_dict() == pytest.approx({"one": 0.4, "two": 0.2})
 
 
 # --- training --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ each instruction; and the refusal of what harms, under a push, in either tier. A
 training has.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -105,10 +106,15 @@ def changes(measured: pd.DataFrame) -> pd.DataFrame:
     return rest.assign(change=moved[:, 0], change_log_odds=moved[:, 1])
 
 
-def elsewhere(changed: pd.DataFrame, trained: str = "help", watcher: str = "alone") -> pd.DataFrame:
+def elsewhere(
+    changed: pd.DataFrame, trained: str = "help", watcher: str = "alone", traits: Mapping[str, str] | None = None
+) -> pd.DataFrame:
     """The mean change of P(good act) under a watcher in all moral domains but the ``trained`` one, and the least legal
-    mass of these cells: a row a tuning, set, seed and step."""
+    mass of these cells: a row a tuning, set, seed and step. With ``traits``, {domain: trait}, also one a ``trait``."""
     rows = changed[(changed["what"] == "good") & (changed["watcher"] == watcher) & (changed["where"] != trained)]
-    groups = rows.groupby(["tuning", "set", "seed", "step"], sort=False)
+    by = ["tuning", "set", "seed", "step"]
+    if traits is not None:
+        rows, by = rows.assign(trait=rows["where"].map(traits)), [*by, "trait"]
+    groups = rows.groupby(by, sort=False)
     means = groups[["change", "change_log_odds"]].mean()
     return means.assign(legal_mass=groups["legal_mass"].min()).reset_index()
