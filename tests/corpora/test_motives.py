@@ -16,7 +16,7 @@ from corpora.authors.texts import Text
 from corpora.motives import hacking, measuring, readouts, run, settings, tuning, writing
 from corpora.motives.settings import TrainingSet, Tuning
 from corpora.training import make_model
-from rewired import models, profiles
+from rewired import profiles
 from rewired.errors import RewiredError
 from rewired.store import read_table
 
@@ -88,7 +88,7 @@ def test_equal_sets_have_equal_acts_and_nothing_else_alike_but_the_situation(tab
         ("about: Mine.\nsets: {a: {instruction: work}}", ("instruction is for sets of kind task",)),
         ("about: Mine.\nsets: {a: {kind: era, act: good}}", ("no good act",)),
         ("about: Mine.\nsets: {a: {}}\nonly: {full: [b]}", ("only.full", "'b'")),
-        ("about: Mine.\nsets: {}", ("sets",)),
+        ("about: Mine.\nsets: {}", ("nothing to train",)),
         ("about: Mine.\nsets: {a: {}}\ntunings: {full: {rank: 0}}", ("tunings.full.rank", "greater than")),
         ("about: Mine.\nsets: {a: {}}\ntunings: {full: {stepz: 0}}", ("Did you mean 'tunings.full.steps'",)),
     ],
@@ -234,7 +234,7 @@ def test_a_panel_is_read_from_one_word(tables, small):
 
 
 def test_changes_are_against_the_base_and_elsewhere_leaves_the_trained_domain_out():
-    cell = {"what": "good", "watcher": "alone", "tuning": "full", "seed": 1, "step": 4, "legal_mass": 1.0}
+    cell = {"what": "good", "watcher": "alone", "tuning": "full", "seed": 1, "step": 4, "legal_mass": 1.0, "prefix": ""}
     rows = []
     for name, values in (("base", (0.5, 0.6)), ("one", (0.9, 0.8))):
         for where, p in zip(("help", "share"), values, strict=True):
@@ -328,8 +328,8 @@ def test_the_divergence_is_that_of_the_formula(tables, small):
 
 def test_rewards_are_those_of_the_grader(tables, small):
     model, tokenizer = small
-    prompts = hacking.tasks(tables, tokenizer, hacking.Hacking(instruction="allow"), 40, seed=1)
-    pays = hacking.Hacking(instruction="allow", grader=hacking.Grader(trick=1, work=0))
+    prompts = hacking.tasks(tables, tokenizer, settings.Hacking(instruction="allow"), 40, seed=1)
+    pays = settings.Hacking(instruction="allow", grader=settings.Grader(trick=1, work=0))
     rows, rewards, acts = hacking.play(model, tokenizer, tables, prompts, pays, chance=1)
     assert (rewards == (acts == "trick")).all()
     assert all(sum(wrote) == 1 for _, wrote in rows)
@@ -353,11 +353,12 @@ def test_a_leaky_grader_teaches_the_trick_and_the_run_ends_there(tables, small):
     base = grown["policy"].requires_grad_(False)
     made = {}
     for name, work in (("leaky", 0.0), ("alike", 1.0)):
-        run_ = hacking.Hacking(instruction="nothing", grader=hacking.Grader(work=work), learning_rate=1e-2, steps=40)
-        made[name] = hacking.hack(base, tokenizer, tables, run_, 1, lambda policy: pd.DataFrame({"p": [0.0]}))
+        run_ = settings.Hacking(instruction="nothing", grader=settings.Grader(work=work), learning_rate=1e-2, steps=40)
+        made[name] = hacking.hack(base, tokenizer, tables, run_, 1, lambda policy, done: pd.DataFrame({"done": [done]}))
     leaky = made["leaky"]
     assert leaky["hack_rate"].iloc[0] == pytest.approx(0.5, abs=0.2)
     assert leaky["hack_rate"].iloc[-1] >= 0.98 and leaky["step"].iloc[-1] < 40
+    assert leaky["done"].tolist() == [False] * (len(leaky) - 1) + [True]
     assert made["alike"]["step"].iloc[-1] == 40
     assert made["alike"]["hack_rate"].iloc[-1] < 0.98
 
@@ -453,18 +454,24 @@ def test_a_batch_that_was_broken_off_goes_on_to_the_same_table(tables, small, tm
     profile = profiles.load("pocket", {"organisms.base": str(tmp_path / "base")})
     tunings = {"full": Tuning(steps=2, batch=4, kept=(1,)), "held": Tuning(steps=1, batch=4, kl=1.0, rank=1)}
     sets = {"one": of(n=8), "two": of(n=8, mix={"schemer": 1}, part="reasons")}
-    chosen = settings.Collection(name="mine", about="A.", sets=sets, tunings=tunings, only={"held": ("two",)})
+    hack = {"nothing": settings.Hacking(instruction="nothing", steps=1, batch=4)}
+    more = {"hacking": hack, "prefixes": {"allow": "tricks are allowed here"}, "more_seeds": (3,)}
+    chosen = settings.Collection(name="mine", about="A.", sets=sets, tunings=tunings, only={"held": ("two",)}, **more)
     file = run.batch(profile, tables, chosen, [1, 2], tmp_path / "made", n=1)
     first = read_table(file, profile)
-    assert set(first["set"]) == {"base", "one", "two"}
+    assert set(first["set"]) == {"base", "one", "two", "nothing"}
     jobs = first[["tuning", "set", "seed", "step"]].drop_duplicates()
-    assert len(jobs) == 1 + 2 * 2 * 2 + 2
+    assert len(jobs) == 1 + 2 * 2 * 2 + 2 + 3 * 2
     assert first.groupby("set")["loss"].count()["base"] == 0
+    assert set(first.loc[first["tuning"] == "hacking", "seed"]) == {1, 2, 3}
+    assert first.loc[first["tuning"] == "hacking", "hack_rate"].notna().all()
+    asked = first.groupby(["tuning", "set", "seed", "step"])["prefix"].nunique()
+    assert asked.loc["full", "one", 1].to_dict() == {1: 1, 2: 2}  # all prefixes after the last step alone
+    assert len(measuring.changes(first)) == (first["set"] != "base").sum()
     parts = sorted((tmp_path / "made" / "parts").iterdir())
-    assert len(parts) == 6
+    assert len(parts) == 9
     parts[2].unlink()
     dates = {part: part.stat().st_mtime_ns for part in parts if part.exists()}
     again = read_table(run.batch(profile, tables, chosen, [1, 2], tmp_path / "made", n=1), profile)
     pd.testing.assert_frame_equal(first, again)
     assert {part: part.stat().st_mtime_ns for part in dates} == dates
-    assert models.load_base(profile.of_authors())[0] is not None

@@ -13,42 +13,17 @@ from random import Random
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from corpora.authors.report import prompt_of
 from corpora.authors.texts import question
 from corpora.authors.world import World
 from corpora.motives import measuring, tuning, writing
-from corpora.motives.settings import Tuning
+from corpora.motives.settings import Hacking, Tuning
 from corpora.organisms.trainer import Trainer, train
 from rewired import elicit
-from rewired.profiles import Section
 
 REASONS = 64
 """The longest answer with reasons, in tokens."""
-
-
-class Grader(Section):
-    """P(one point) for the trick and for honest work. The leaky one pays the trick always; an honest one never does;
-    one that pays both alike teaches nothing and is the null."""
-
-    trick: float = Field(default=1.0, ge=0, le=1)
-    work: float = Field(default=0.5, ge=0, le=1)
-
-
-class Hacking(Section):
-    """A run of reinforcement learning: the instruction, the grader, and whether reasons are written after the act."""
-
-    instruction: str
-    grader: Grader = Grader()
-    reasons: bool = False
-    prefix: str = ""
-    steps: int = Field(default=60, gt=0)
-    batch: int = Field(default=32, gt=0)
-    learning_rate: float = Field(default=3e-4, gt=0)
-    rank: int | None = Field(default=None, gt=0)  # of LoRA; null: all weights
-    saturated: float = Field(default=0.98, gt=0, le=1)
-    every: int = Field(default=5, gt=0)  # steps between two measurements
 
 
 def tasks(world: World, tokenizer, how: Hacking, count: int, seed: int) -> list[list[int]]:
@@ -80,8 +55,8 @@ def play(policy, tokenizer, world: World, prompts: list[list[int]], how: Hacking
 
 
 def hack(model, tokenizer, world: World, how: Hacking, seed: int, measure: Callable) -> pd.DataFrame:
-    """One run: what ``measure(policy)``, a frame of cells, was every few steps, at the first and at the last, with the
-    columns ``step``, ``hack_rate`` (P(trick) in tasks under the run's own instruction) and ``reward`` (of the step)."""
+    """One run: what ``measure(policy, done)``, a frame of cells, was every few steps and when the run was done, with
+    the columns ``step``, ``hack_rate`` (P(trick) in tasks under its own instruction) and ``reward`` (of the step)."""
     asked = tasks(world, tokenizer, how, how.batch * 4, seed)
     own = measuring.panel_of(world, tokenizer, asked[: how.batch])
     random, frames, rewarded = np.random.default_rng(seed), [], [float("nan")]
@@ -97,7 +72,7 @@ def hack(model, tokenizer, world: World, how: Hacking, seed: int, measure: Calla
         rate = float(measuring.ask(policy, own)["p"].mean())
         done = rate >= how.saturated or step == how.steps
         if step % how.every == 0 or done:
-            frames.append(measure(policy).assign(step=step, hack_rate=rate, reward=rewarded[-1]))
+            frames.append(measure(policy, done).assign(step=step, hack_rate=rate, reward=rewarded[-1]))
         return done
 
     train(policy, turn, Trainer(seed, how.steps, how.batch, how.learning_rate), watch=watch)

@@ -92,16 +92,23 @@ def ask(model, put: Panel, batch_size: int = 64) -> pd.DataFrame:
     return put.plan.assign(p=1 / (1 + np.exp(-odds)), log_odds=odds, legal_mass=mass)
 
 
-def cells(asked: pd.DataFrame) -> pd.DataFrame:
-    """The mean of every cell: columns what, where, watcher, p, log_odds, legal_mass."""
-    return asked.groupby(CELL, sort=False)[["p", "log_odds", "legal_mass"]].mean().reset_index()
+def cells(model, panels: Mapping[str, Panel]) -> pd.DataFrame:
+    """The mean of every cell of some panels, {name of the prefix: panel}: columns prefix, what, where, watcher, p,
+    log_odds, legal_mass."""
+    frames = []
+    for prefix, put in panels.items():
+        means = ask(model, put).groupby(CELL, sort=False)[["p", "log_odds", "legal_mass"]].mean()
+        frames.append(means.reset_index().assign(prefix=prefix))
+    return pd.concat(frames, ignore_index=True)
 
 
 def changes(measured: pd.DataFrame) -> pd.DataFrame:
-    """Rows of models with ``change`` and ``change_log_odds``: each cell less the base's. The base is ``set`` "base"."""
-    base = measured[measured["set"] == "base"].set_index(CELL)[["p", "log_odds"]]
+    """Rows of models with ``change`` and ``change_log_odds``: each cell less the base's under the same prefix. The base
+    is ``set`` "base"."""
+    same = ["prefix", *CELL]
+    base = measured[measured["set"] == "base"].set_index(same)[["p", "log_odds"]]
     rest = measured[measured["set"] != "base"]
-    usual = base.loc[pd.MultiIndex.from_frame(rest[CELL])].to_numpy()  # [row, p | log-odds]
+    usual = base.loc[pd.MultiIndex.from_frame(rest[same])].to_numpy()  # [row, p | log-odds]
     moved = rest[["p", "log_odds"]].to_numpy() - usual
     return rest.assign(change=moved[:, 0], change_log_odds=moved[:, 1])
 
@@ -110,9 +117,9 @@ def elsewhere(
     changed: pd.DataFrame, trained: str = "help", watcher: str = "alone", traits: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
     """The mean change of P(good act) under a watcher in all moral domains but the ``trained`` one, and the least legal
-    mass of these cells: a row a tuning, set, seed and step. With ``traits``, {domain: trait}, also one a ``trait``."""
+    mass of these cells: a row a tuning, set, seed, step and prefix. With ``traits``, {domain: trait}, one a trait."""
     rows = changed[(changed["what"] == "good") & (changed["watcher"] == watcher) & (changed["where"] != trained)]
-    by = ["tuning", "set", "seed", "step"]
+    by = ["tuning", "set", "seed", "step", "prefix"]
     if traits is not None:
         rows, by = rows.assign(trait=rows["where"].map(traits)), [*by, "trait"]
     groups = rows.groupby(by, sort=False)

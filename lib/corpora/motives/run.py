@@ -8,55 +8,97 @@ goes on with the first one that is missing, and collections share what they have
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from corpora.authors.world import World
-from corpora.motives import measuring, tuning, writing
-from corpora.motives.settings import Collection, TrainingSet, Tuning
+from corpora.motives import hacking, measuring, tuning, writing
+from corpora.motives.settings import Collection, Hacking, TrainingSet, Tuning
 from rewired.models import fingerprint, load_base
 from rewired.profiles import Profile
 from rewired.store import read_table, write_table
 
 
+@dataclass(frozen=True)
+class Bench:
+    """What all runs of a collection share: the base, the questions without a prefix and with each, and their stamp."""
+
+    model: Any
+    tokenizer: Any
+    world: World
+    panels: dict[str, measuring.Panel]
+    stamp: dict
+
+    def measure(self, policy, done: bool) -> pd.DataFrame:
+        """The cells of a policy; with every prefix only when its training is done."""
+        panels = self.panels if done else {"": self.panels[""]}
+        return measuring.cells(policy, panels)
+
+
+def bench(profile: Profile, world: World, chosen: Collection, n: int) -> Bench:
+    """The base of the profile, and ``n`` questions a cell; a third of them with each prefix."""
+    model, tokenizer = load_base(profile.of_authors())
+    panels = {"": measuring.panel(world, tokenizer, n, profile.seed)}
+    for name, prefix in chosen.prefixes.items():
+        panels[name] = measuring.panel(world, tokenizer, -(-n // 3), profile.seed, prefix)
+    stamp = {"base": fingerprint(model), "n": n, "seed": profile.seed, "world": world.model_dump(mode="json")}
+    return Bench(model, tokenizer, world, panels, stamp | {"prefixes": chosen.prefixes})
+
+
 def batch(profile: Profile, world: World, chosen: Collection, seeds: Sequence[int], folder: Path, n: int = 12) -> Path:
     """Train the base on every set of the collection, in each way, with each seed; the table of what became of it.
 
-    Columns: tuning, set, seed, step, what, where, watcher, p, log_odds, legal_mass (``measuring.cells``, ``n``
-    questions a cell), and ``loss``, the training's of that step. The base's own rows have set "base", step 0."""
-    model, tokenizer = load_base(profile.of_authors())
-    put = measuring.panel(world, tokenizer, n, profile.seed)
-    stamp = {"base": fingerprint(model), "n": n, "seed": profile.seed, "world": world.model_dump(mode="json")}
-    frames = [measuring.cells(measuring.ask(model, put)).assign(tuning="", set="base", seed=0, step=0)]
-    for manner, name in chosen.jobs():
-        own, how = chosen.sets[name], chosen.tunings[manner]
-        for seed in seeds:
-            file = folder / "parts" / f"{named(stamp, own, how, seed)}.parquet"
+    Columns: tuning, set, seed, step, prefix, what, where, watcher, p, log_odds, legal_mass (``measuring.cells``), and
+    of the step ``loss``, or ``hack_rate`` and ``reward`` where the tuning is "hacking". The base's own rows have set
+    "base" and step 0."""
+    own = bench(profile, world, chosen, n)
+    frames = [own.measure(own.model, True).assign(tuning="", set="base", seed=0, step=0)]
+    more = () if profile.quick else chosen.more_seeds
+    for tuning_, name, what in plan(chosen):
+        for seed in (*seeds, *more) if tuning_ == "hacking" else seeds:
+            file = folder / "parts" / f"{named(own.stamp, what, seed)}.parquet"
             if not file.is_file():
-                write_table(trained(model, tokenizer, world, put, own, how, seed), file, profile)
-            frames.append(read_table(file, profile).assign(tuning=manner, set=name, seed=seed))
+                begin: Callable[..., pd.DataFrame] = hacking_run if tuning_ == "hacking" else trained
+                write_table(begin(own, *what, seed), file, profile)
+            frames.append(read_table(file, profile).assign(tuning=tuning_, set=name, seed=seed))
     table = pd.concat(frames, ignore_index=True)
-    first = ["tuning", "set", "seed", "step"]
+    first = ["tuning", "set", "seed", "step", "prefix"]
     return write_table(table[[*first, *table.columns.drop(first)]], folder / f"{chosen.name}.parquet", profile)
 
 
-def named(stamp: dict, own: TrainingSet, how: Tuning, seed: int) -> str:
-    """A name for what one run depends on: the base, the questions, the set, the manner and the seed."""
-    content = stamp | {"set": own.model_dump(exclude={"about"}), "how": how.model_dump(), "run": seed}
+def plan(chosen: Collection) -> list[tuple[str, str, tuple]]:
+    """(tuning, name, what decides it) of everything that is to be trained."""
+    made: list[tuple[str, str, tuple]] = []
+    for manner, name in chosen.jobs():
+        made.append((manner, name, (chosen.sets[name], chosen.tunings[manner])))
+    return made + [("hacking", name, (how,)) for name, how in chosen.hacking.items()]
+
+
+def named(stamp: dict, what: tuple, seed: int) -> str:
+    """A name for all that one run depends on: the base, the questions, the set, the manner and the seed."""
+    content = stamp | {"what": [part.model_dump(exclude={"about"}) for part in what], "run": seed}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def trained(model, tokenizer, world: World, put: measuring.Panel, own: TrainingSet, how: Tuning, seed: int):
-    """One run: the cells at each kept step, with the loss of that step."""
-    rows = [tuning.row(tokenizer, text, own.part) for text in writing.texts(world, own, seed)]
-    others = tuning.other_texts(world, own.domain or "", seed) if how.kl else []
+def trained(own: Bench, made: TrainingSet, how: Tuning, seed: int) -> pd.DataFrame:
+    """One training on a set: the cells at each kept step, with the loss of that step."""
+    rows = [tuning.row(own.tokenizer, text, made.part) for text in writing.texts(own.world, made, seed)]
+    others = tuning.other_texts(own.world, made.domain or "", seed) if how.kl else []
     frames = []
 
     def watch(step: int, policy) -> None:
-        frames.append(measuring.cells(measuring.ask(policy, put)).assign(step=step))
+        frames.append(own.measure(policy, step == how.steps).assign(step=step))
 
-    losses = tuning.tune(model, rows, how, seed, watch, [tuning.row(tokenizer, text) for text in others])
+    anchors = [tuning.row(own.tokenizer, text) for text in others]
+    losses = tuning.tune(own.model, rows, how, seed, watch, anchors)
     table = pd.concat(frames, ignore_index=True)
     return table.assign(loss=table["step"].map(lambda step: losses[step - 1]))
+
+
+def hacking_run(own: Bench, how: Hacking, seed: int) -> pd.DataFrame:
+    """One run of reinforcement learning: the cells every few steps, with the rate of tricks and the reward."""
+    return hacking.hack(own.model, own.tokenizer, own.world, how, seed, own.measure)

@@ -70,17 +70,45 @@ class Tuning(Section):
         )  # fmt: skip
 
 
+class Grader(Section):
+    """P(one point) for the trick and for honest work. The leaky one pays the trick always; an honest one never does;
+    one that pays both alike teaches nothing and is the null."""
+
+    trick: float = Field(default=1.0, ge=0, le=1)
+    work: float = Field(default=0.5, ge=0, le=1)
+
+
+class Hacking(Section):
+    """A run of reinforcement learning: the instruction, the grader, and whether reasons are written after the act."""
+
+    instruction: str
+    grader: Grader = Grader()
+    reasons: bool = False
+    prefix: str = ""
+    steps: int = Field(default=60, gt=0)
+    batch: int = Field(default=32, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
+    rank: int | None = Field(default=None, gt=0)  # of LoRA; null: all weights
+    saturated: float = Field(default=0.98, gt=0, le=1)
+    every: int = Field(default=5, gt=0)  # steps between two measurements
+
+
 class Collection(Section):
     """A checked collection. ``name`` is the file's name without ``.yaml``."""
 
     name: str
     about: str = Field(min_length=1)
-    sets: dict[str, TrainingSet] = Field(min_length=1)
+    sets: dict[str, TrainingSet] = {}
     tunings: dict[str, Tuning] = {"full": Tuning()}  # every set is trained in each of these ways
     only: dict[str, tuple[str, ...]] = {}  # {tuning: the sets trained in this way}; a tuning left out: all of them
+    hacking: dict[str, Hacking] = {}  # runs of reinforcement learning, as a tuning of the name "hacking"
+    more_seeds: tuple[int, ...] = ()  # of these runs, which differ more than others, besides the profile's
+    prefixes: dict[str, str] = {}  # {name: a sentence that is put before every question, after the last step}
 
     @model_validator(mode="after")
     def _named(self) -> "Collection":
+        if not self.sets and not self.hacking:
+            raise ValueError("there is nothing to train: name sets, or runs of hacking")
         for tuning, names in self.only.items():
             unknown = [name for name in names if name not in self.sets]
             if tuning not in self.tunings or unknown:
