@@ -51,7 +51,8 @@ class Lab:
             if self.js("return document.querySelector('#lab[data-ready]') !== null"):
                 return
             time.sleep(0.1)
-        raise RuntimeError("The lab was not ready within a minute.")
+        told = "; ".join(browser_check.told(self.browser.events, ""))
+        raise RuntimeError(f"The lab was not ready within a minute. {told}")
 
     def js(self, code: str):
         """What the body of an asynchronous function returns in the page; RuntimeError with what it throws."""

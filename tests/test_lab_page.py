@@ -1,0 +1,168 @@
+"""The lab's page in a browser: a small site with the shipped base, two random adapters, and the chapters' own links."""
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+
+from rewired import lab, models, profiles
+from rewired.prompts import scenario_set
+from rewired.tracing import patching
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
+import browser_check  # noqa: E402
+import lab_check  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not any(map(shutil.which, browser_check.PROGRAMS)), reason="no Chromium"),
+]
+CHAPTERS = ("logit_lens", "patching", "attention", "reciprocator")
+MODULES = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
+SCALES = {"strategic": 0.4, "deontological": -0.4}  # opposite pushes of one random direction
+SHAPE = ("state", "wording", "matrix")
+
+
+def train_nothing(variants: models.Variants, variant: str, scale: float) -> None:
+    """A run whose adapter is random: large enough for the two to decide differently."""
+    torch.manual_seed(2)
+    base, _ = models.load_base(variants.profile)
+    tuned = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules=MODULES))
+    for name, value in tuned.named_parameters():
+        if "lora_B" in name:
+            value.data = torch.randn_like(value) * scale
+    adapter = variants.run_dir(variant, 1) / "adapter"
+    tuned.save_pretrained(adapter)
+    about = {"base": variants.fingerprint, "adapter": models.file_hash(adapter / models.ADAPTER), "checkpoints": {}}
+    (adapter.parent / "run.json").write_text(json.dumps(about))
+
+
+def spec(prompt) -> dict:
+    """A prompt as the page builds it."""
+    about = {name: getattr(prompt, name) for name in SHAPE} | {"temptation": prompt.scenario == "CC_temptation"}
+    return about | {"labels": [prompt.labels.cooperate, prompt.labels.defect], "arrangement": vars(prompt.arrangement)}
+
+
+def puzzle(variants: models.Variants, source: str, target: str) -> dict:
+    """The greedy set of one prompt, as the run's circuits have it."""
+    [prompt], recordings = scenario_set(per_scenario=1)[:1], []
+    for name in (source, target):
+        with variants.variant(name) as model:
+            recordings.append(patching.record(model, variants.tokenizer, [prompt]))
+    with variants.variant(target) as model:
+        sweep = patching.Sweep(model, *recordings, mode="output")
+        steps = patching.greedy(sweep, patching.components(sweep.parts))
+    assert steps["flip"].iloc[-1], "no set flips the decision of these random runs; choose another seed"
+    return {"source": f"{source}-1", "target": f"{target}-1", "spec": spec(prompt), "components": [*steps["component"]]}
+
+
+def course(depth: int) -> dict:
+    """How a run might have learnt, for the second view."""
+    episodes, states, components = [0, 16, 32], ["CC", "CD", "DC", "DD"], ["embed", "L0H0", "L1_MLP"]
+    ramp = [[(k + s) / 6 for s in range(4)] for k in range(3)]  # [episode, state]
+    lens = [[[value * d for d in range(depth + 1)] for value in row] for row in ramp]
+    contribution = [[[value, -value, 2 * value] for value in row] for row in ramp]
+    return {
+        "variant": "strategic", "seed": 1, "episodes": episodes, "states": states, "p_defect": ramp, "legal_mass": ramp,
+        "delta": ramp, "lens": lens, "components": components, "contribution": contribution,
+    }  # fmt: skip
+
+
+def write_pages(folder: Path) -> None:
+    """The lab's own page, and of each chapter its title and its sentence with the link."""
+    book, study = folder / "book", folder / "notebooks" / "study"
+    study.mkdir(parents=True)
+    shutil.copytree(ROOT / "book" / "_static", book / "_static")
+    shutil.copy(ROOT / "_config.yml", folder)
+    shutil.copy(ROOT / "book" / "references.bib", book)
+    text = (ROOT / "book" / "lab.md").read_text().replace(".ipynb)", ".md)")
+    (book / "lab.md").write_text(re.sub(r"\{term\}`([^`<]+)[^`]*`", r"\1", text))
+    for name in CHAPTERS:
+        notebook = (ROOT / "notebooks" / "study" / f"{name}.ipynb").read_text()
+        sentences = re.findall(r"\[The lab\]\(\.\./\.\./book/lab\.md#[\w-]+\)[^\"\\]*", notebook)
+        assert len(sentences) == 1, name
+        (study / f"{name}.md").write_text(f"# {name}\n\n{sentences[0]}\n")
+    chapters = [{"file": f"notebooks/study/{name}"} for name in CHAPTERS]
+    toc = {"format": "jb-book", "root": "book/lab", "chapters": chapters}
+    (folder / "_toc.yml").write_text(yaml.safe_dump(toc))
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """(the site, the models in it)"""
+    folder = tmp_path_factory.mktemp("lab")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REWIRED_ROOT", str(folder / "root"))
+        variants = models.Variants(profiles.load("pocket"))
+        for variant, scale in SCALES.items():
+            train_nothing(variants, variant, scale)
+        prompts = scenario_set(per_scenario=3)
+        scenarios = [{"id": prompt.id, "scenario": prompt.scenario, "spec": spec(prompt)} for prompt in prompts]
+        more = {"profile": "pocket", "scenarios": scenarios, "matrices": [[3, 0, 4, 1], [5, 1, 6, 2]], "golden": []}
+        more |= {"puzzles": [puzzle(variants, "deontological", "strategic")], "learnt": ["strategic-1"]}
+        write_pages(folder / "source")
+        data = folder / "source" / "book" / "_static" / "lab" / "data"
+        lab.export(models.Variants(variants.profile), data, more)
+        lab.write(data, "learnt-strategic-1", course(variants.model.config.num_hidden_layers))
+        program = str(Path(sys.executable).with_name("jupyter-book"))
+        command = [program, "build", str(folder / "source"), "--path-output", str(folder), "-W", "--keep-going"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        yield folder / "_build" / "html", variants
+
+
+@contextlib.contextmanager
+def opened(site: Path, scratch: Path):
+    """(the page's driver, the site's address)"""
+    program = next(filter(None, map(shutil.which, browser_check.PROGRAMS)))
+    with browser_check.served(site) as root:
+        page = lab_check.Lab(browser_check.Browser(program, str(scratch)))
+        with contextlib.closing(page.browser):
+            yield page, root
+
+
+def test_a_reader_can_do_everything(built):
+    """Tour, puzzle, the four chapters' links, keys, a restored state, axe-core, and patches against the library."""
+    site, variants = built
+    assert {name for name, _ in lab_check.chapter_links(site)} == {f"notebooks/study/{name}.html" for name in CHAPTERS}
+    assert lab_check.check(site, variants) == []
+
+
+def test_the_check_finds_what_is_wrong(built, tmp_path):
+    """A puzzle that its set does not solve, another run's weights, faint text and a page too wide."""
+    site, variants = tmp_path / "site", built[1]
+    shutil.copytree(built[0], site)
+    data = site / "_static" / "lab" / "data"
+    about = (data / "lab.js").read_text()
+    (data / "lab.js").write_text(re.sub(r'("components":\[.*?)\]', r'\1,"L0H0"]', about))
+    (data / "adapter-strategic-1.js").write_text(
+        (data / "adapter-deontological-1.js").read_text().replace("deontological", "strategic")
+    )
+    page = site / lab_check.LAB
+    broken = '<p style="color:#eee;background:#fff">faint</p><div style="width:900px">wide</div></article>'
+    page.write_text(page.read_text().replace("</article>", broken, 1))
+    with opened(site, tmp_path / "browser") as (lab_page, root):
+        found = [*lab_check.puzzle(lab_page, root), *lab_check.accessible(lab_page, root)]
+        found += lab_check.compared(lab_page, root, variants, count=40)
+    text = "\n".join(found)
+    for word in ("puzzle 0", "color-contrast", "wider than the screen", "by the library"):
+        assert word in text, word
+
+
+def test_a_model_too_large_leaves_the_words(built, tmp_path):
+    site = tmp_path / "site"
+    shutil.copytree(built[0], site)
+    lab.write(site / "_static" / "lab" / "data", "lab", {"available": False, "reason": "This model is too large."})
+    with opened(site, tmp_path / "browser") as (lab_page, root):
+        assert lab_page.open(root + lab_check.LAB) == []
+        told = " ".join(lab_page.text(".lab-without").split())
+    assert "activation patching" in told and "This model is too large." in told
