@@ -8,7 +8,7 @@ they say what the reasons teach.
 
     KL(base || model) = sum over words of p_base * (log p_base - log p_model)
 
-on the answers of other texts (Soligo et al. 2026, arXiv:2602.07852). What is learnt then has to be narrow.
+on the answers of other texts (as in arXiv:2602.07852). What is learnt then has to be narrow.
 """
 
 import math
