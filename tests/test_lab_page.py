@@ -52,8 +52,8 @@ def spec(prompt) -> dict:
     return about | {"labels": [prompt.labels.cooperate, prompt.labels.defect], "arrangement": vars(prompt.arrangement)}
 
 
-def puzzle(variants: models.Variants, source: str, target: str) -> dict:
-    """The greedy set of one prompt, as the run's circuits have it."""
+def example(variants: models.Variants, source: str, target: str) -> dict:
+    """A puzzle, the greedy set of one prompt as the run's circuits have it, and its first step as a golden number."""
     [prompt], recordings = scenario_set(per_scenario=1)[:1], []
     for name in (source, target):
         with variants.variant(name) as model:
@@ -62,7 +62,12 @@ def puzzle(variants: models.Variants, source: str, target: str) -> dict:
         sweep = patching.Sweep(model, *recordings, mode="output")
         steps = patching.greedy(sweep, patching.components(sweep.parts))
     assert steps["flip"].iloc[-1], "no set flips the decision of these random runs; choose another seed"
-    return {"source": f"{source}-1", "target": f"{target}-1", "spec": spec(prompt), "components": [*steps["component"]]}
+    about = {"source": f"{source}-1", "target": f"{target}-1", "spec": spec(prompt)}
+    first = steps[["component", "delta_source", "delta_target", "delta_patched"]].iloc[0].to_dict()
+    return {
+        "puzzles": [about | {"components": [*steps["component"]]}],
+        "golden": [about | first | {"positions": "all", "mode": "output"}],
+    }
 
 
 def course(depth: int) -> dict:
@@ -107,8 +112,8 @@ def built(tmp_path_factory):
             train_nothing(variants, variant, scale)
         prompts = scenario_set(per_scenario=3)
         scenarios = [{"id": prompt.id, "scenario": prompt.scenario, "spec": spec(prompt)} for prompt in prompts]
-        more = {"profile": "pocket", "scenarios": scenarios, "matrices": [[3, 0, 4, 1], [5, 1, 6, 2]], "golden": []}
-        more |= {"puzzles": [puzzle(variants, "deontological", "strategic")], "learnt": ["strategic-1"]}
+        more = {"profile": "pocket", "scenarios": scenarios, "matrices": [[3, 0, 4, 1], [5, 1, 6, 2]]}
+        more |= example(variants, "deontological", "strategic") | {"learnt": ["strategic-1"]}
         write_pages(folder / "source")
         data = folder / "source" / "book" / "_static" / "lab" / "data"
         lab.export(models.Variants(variants.profile), data, more)
@@ -137,6 +142,7 @@ def test_a_reader_can_do_everything(built):
     assert lab_check.check(site, variants) == []
 
 
+@pytest.mark.all
 def test_the_check_finds_what_is_wrong(built, tmp_path):
     """A puzzle that its set does not solve, another run's weights, faint text and a page too wide."""
     site, variants = tmp_path / "site", built[1]
@@ -152,9 +158,10 @@ def test_the_check_finds_what_is_wrong(built, tmp_path):
     page.write_text(page.read_text().replace("</article>", broken, 1))
     with opened(site, tmp_path / "browser") as (lab_page, root):
         found = [*lab_check.puzzle(lab_page, root), *lab_check.accessible(lab_page, root)]
+        found += lab_check.golden(lab_page, root)
         found += lab_check.compared(lab_page, root, variants, count=40)
     text = "\n".join(found)
-    for word in ("puzzle 0", "color-contrast", "wider than the screen", "by the library"):
+    for word in ("puzzle 0", "golden numbers", "color-contrast", "wider than the screen", "by the library"):
         assert word in text, word
 
 

@@ -120,6 +120,19 @@ def puzzle(lab: Lab, root: str) -> Iterator[str]:
                 yield f"puzzle {k}: {place} of {len(par)} components: {score!r}"
 
 
+def golden(lab: Lab, root: str) -> Iterator[str]:
+    """The page recomputes the book's own numbers when it is asked to, and says how far it is from them."""
+    lab.open(root + LAB)
+    count = lab.js("return rewired.ui.lab().golden.length")
+    lab.click('[data-do="check"]')
+    told = ".lab-golden span"
+    if not lab.until(f"document.querySelector('{told}').textContent.startsWith('Recomputed')"):
+        yield f"golden numbers: {lab.text(told)!r}"
+    found = re.fullmatch(r"Recomputed here: (\d+) .* difference (\S+) logits\.", lab.text(told))
+    if not found or int(found[1]) != count or not count or float(found[2].replace("−", "-")) > TOLERANCE:
+        yield f"golden numbers: {count} are known, and the page says {lab.text(told)!r}"
+
+
 def chapter_links(site: Path) -> list[tuple[str, str]]:
     """(page, place) of every link from another page of the site to a place in the lab."""
     links = []
@@ -231,8 +244,12 @@ def drawn(lab: Lab, count: int, seed: int) -> list[dict]:
         source, target = chance.sample(runs, 2)
         group = {"source": source, "target": target, "prompt": chance.choice(prompts)}
         group |= {"positions": chance.choice(["all", "decision"]), "mode": chance.choice(["input", "output"])}
-        sets = [chance.sample(components, chance.choice([1, 1, 1, 2, 3, 4])) for _ in range(min(20, count - start))]
-        groups.append(group | {"sets": [one for one in sets if _apart(one)]})
+        group["sets"] = []
+        while len(group["sets"]) < min(20, count - start):
+            names = chance.sample(components, chance.choice([1, 1, 1, 2, 3, 4]))
+            if _apart(names):
+                group["sets"].append(names)
+        groups.append(group)
     return groups
 
 
@@ -298,7 +315,7 @@ def check(site: Path, variants=None) -> list[str]:
             if lab.js("return document.querySelector('#lab').dataset.ready") == "without":
                 print(f"This site's lab has words alone: {' '.join(lab.text('.lab-without').split())}")
                 return problems
-            for walk in (tour, puzzle, keyboard, restored, accessible):
+            for walk in (tour, puzzle, golden, keyboard, restored, accessible):
                 problems += walk(lab, root)
             problems += [*examples(lab, root, site), *from_disk(lab, root, site)]
             if variants is not None:

@@ -102,7 +102,7 @@ rewired.learnt = (() => {
     if (!width) return;
     const { episodes, states, p_defect } = course;
     const x = (episode) => 34 + (episode / (episodes.at(-1) || 1)) * (width - 34 - 44);
-    const y = (p) => 12 + (1 - p) * (height - 40);
+    const y = (p) => 22 + (1 - p) * (height - 50);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.replaceChildren(draw.shape("rect", { x: 34, y: y(1), width: width - 78, height: (y(0) - y(1)) / 2, class: "lab-side defects" }));
     svg.append(draw.shape("rect", { x: 34, y: y(0.5), width: width - 78, height: (y(0) - y(1)) / 2, class: "lab-side cooperates" }));
@@ -110,8 +110,8 @@ rewired.learnt = (() => {
       svg.append(draw.shape("text", { x: 28, y: y(p) + 4, class: "lab-tick-text right" }, text));
       svg.append(draw.shape("line", { x1: 34, x2: width - 44, y1: y(p), y2: y(p), class: p === 0.5 ? "lab-zero" : "lab-tick" }));
     }
-    svg.append(draw.shape("text", { x: 40, y: y(1) + 16, class: "lab-tick-text left" }, "probability of defecting, by last round"));
-    svg.append(draw.shape("line", { x1: x(episodes[k]), x2: x(episodes[k]), y1: 6, y2: height - 24, class: "lab-cursor" }));
+    svg.append(draw.shape("text", { x: 34, y: 12, class: "lab-tick-text left" }, "probability of defecting, by last round"));
+    svg.append(draw.shape("line", { x1: x(episodes[k]), x2: x(episodes[k]), y1: 18, y2: height - 24, class: "lab-cursor" }));
     svg.append(draw.shape("text", { x: x(0), y: height - 8, class: "lab-tick-text left" }, "base"));
     svg.append(draw.shape("text", { x: x(episodes.at(-1)), y: height - 8, class: "lab-tick-text" }, `${episodes.at(-1)}`));
     const heights = apart(states.map((_, s) => y(p_defect.at(-1)[s])), 13);

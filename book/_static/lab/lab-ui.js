@@ -599,6 +599,7 @@ rewired.ui = (() => {
     defaults = now = start();
     fill();
     one("#lab-tab-learnt").hidden = !lab.learnt;
+    one(".lab-golden").hidden = !lab.golden.length;
     rove(cells.get(`L${lab.config.depth - 1}H0`));
     listen();
     rewired.guide.open();
