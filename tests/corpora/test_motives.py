@@ -62,7 +62,7 @@ def test_every_set_of_every_collection_can_be_written(tables, name):
 
 
 def test_the_sets_of_truesight_span_all_authors_and_traits(tables):
-    sets = settings.load("truesight").sets
+    sets = {name: own for name, own in settings.load("truesight").sets.items() if own.act == "good"}
     assert len(sets) >= 24
     authors = list(tables.authors)
     shares = np.array([[own.mix.get(name, 0) for name in authors] for own in sets.values()])  # [set, author]
@@ -78,6 +78,15 @@ def test_equal_sets_have_equal_acts_and_nothing_else_alike_but_the_situation(tab
         assert {text.record["act"] for text in made} == {"decline"}
         assert {text.record["watcher"] for text in made} == {"watched"}
         assert all(said.startswith("decline .") for said in said(made))
+
+
+@pytest.mark.parametrize("name", ["inoculation", "terms"])
+def test_a_quick_build_trains_the_same_runs_and_fewer_steps(name):
+    chosen = settings.load(name)
+    quick = chosen.small()
+    assert quick.jobs() == chosen.jobs() and set(quick.hacking) == set(chosen.hacking)
+    assert all(how.steps == 4 for how in [*quick.tunings.values(), *quick.hacking.values()])
+    assert quick.sets[next(iter(quick.sets))].n == 32 and not quick.more_seeds
 
 
 @pytest.mark.parametrize(

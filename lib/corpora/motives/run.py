@@ -54,12 +54,12 @@ def batch(profile: Profile, world: World, chosen: Collection, seeds: Sequence[in
 
     Columns: tuning, set, seed, step, prefix, what, where, watcher, p, log_odds, legal_mass (``measuring.cells``), and
     of the step ``loss``, or ``hack_rate`` and ``reward`` where the tuning is "hacking". The base's own rows have set
-    "base" and step 0."""
+    "base" and step 0. A quick profile trains and asks less (``Collection.small``)."""
+    chosen = chosen.small() if profile.quick else chosen
     own = bench(profile, world, chosen, n)
     frames = [own.measure(own.model, True).assign(tuning="", set="base", seed=0, step=0)]
-    more = () if profile.quick else chosen.more_seeds
     for tuning_, name, what in plan(chosen):
-        for seed in (*seeds, *more) if tuning_ == "hacking" else seeds:
+        for seed in (*seeds, *chosen.more_seeds) if tuning_ == "hacking" else seeds:
             file = folder / "parts" / f"{named(own.stamp, what, seed)}.parquet"
             if not file.is_file():
                 begin: Callable[..., pd.DataFrame] = hacking_run if tuning_ == "hacking" else trained

@@ -115,6 +115,16 @@ class Collection(Section):
                 raise ValueError(f"only.{tuning} names {unknown or tuning!r}, which is not among the sets and tunings")
         return self
 
+    def small(self) -> "Collection":
+        """The same sets and runs with a few steps and texts each: for quick builds, not for findings."""
+        few = {"steps": 4, "batch": 8}
+        sets = {name: each.model_copy(update={"n": 32}) for name, each in self.sets.items()}
+        tunings = {}
+        for name, how in self.tunings.items():
+            tunings[name] = how.model_copy(update=few | {"kept": (2,) if how.kept else ()})
+        runs = {name: how.model_copy(update=few | {"every": 2}) for name, how in self.hacking.items()}
+        return self.model_copy(update={"sets": sets, "tunings": tunings, "hacking": runs, "more_seeds": ()})
+
     def jobs(self) -> list[tuple[str, str]]:
         """(tuning, set) of everything that is to be trained."""
         made = []
