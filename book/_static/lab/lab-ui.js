@@ -15,7 +15,7 @@ rewired.ui = (() => {
   const WORDINGS = { structured: "a table", prose: "sentences", story: "a story of a shared flat", named: "a game with a name" };
   const ROLES = { own_move: "your last move", other_move: "the other player's move", own_points: "your points",
     other_points: "the other's points", temptation: "the temptation", question: "the question",
-    listed_first: "an option", listed_second: "an option", answer_first: "an answer", answer_second: "an answer" };
+    listed_first: "the options", listed_second: "the options", answer_first: "the answers", answer_second: "the answers" };
 
   let lab, defaults, now; // the engine, the choices at the start, the choices
   let cells = new Map(); // component -> its button
@@ -151,6 +151,7 @@ rewired.ui = (() => {
       const prompt = lab.build(now.spec);
       const encoded = lab.encode(now.words ?? prompt.text, now.spec.labels);
       root.setAttribute("aria-busy", "true");
+      if (!sweep) say(one("#lab-patch .lab-verdict"), "The two models are on their way, some ten megabytes …");
       const models = [await lab.model(now.source), await lab.model(now.target)];
       if (mine !== turn) return;
       const [source, target] = models.map((model) => model.record(encoded));
@@ -387,7 +388,7 @@ rewired.ui = (() => {
     const { tokens } = sweep.encoded;
     const most = draw.tokens(one(".lab-tokens"), tokens, attention, 5);
     const seen = most.slice(0, 3).filter((k, i) => !i || attention[k] >= 0.01);
-    const words = seen.map((k) => `${Math.round(100 * attention[k])} % on the end of “${before(k)}”${role(k)}`);
+    const words = seen.map((k) => `${Math.round(100 * attention[k])} % on “${before(k)}”${role(k)}`);
     const whose = now.whose === "target" ? `the patient, ${title(now.target)}` : `the donor, ${title(now.source)}`;
     say(one(".lab-most"), `In ${whose}: ${words.join("; ")}.`);
   };
@@ -411,10 +412,10 @@ rewired.ui = (() => {
   /** A token with the two before it, which tell it from others that look the same. */
   const before = (k) => sweep.encoded.tokens.slice(Math.max(0, k - 2), k + 1).join("").replace(/\s+/g, " ").trim();
 
-  /** ", your last move" for a token that belongs to it. */
+  /** " (your last move)" for a token that belongs to it. */
   function role(k) {
     const name = roles()[k];
-    return ROLES[name] ? `, ${ROLES[name]}` : "";
+    return ROLES[name] ? ` (${ROLES[name]})` : "";
   }
 
   /** The head of the shown model that looks most at the other player's move, and its look. */
