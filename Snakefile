@@ -59,6 +59,9 @@ MADE = {
     "organisms": [f"{R}/organisms/{name}/{file}" for name in P.organisms.names for file in ORGANISM_FILES],
 }
 PAGES = sorted(str(file) for file in Path("book").rglob("*") if file.is_file())
+LAB = Path("tools/export_lab.py")
+# The page on which readers patch models shows the study's: without them it keeps its text.
+LABS = [f"{R}/lab/models", f"{R}/lab/courses"] if {"runs", "pairs"} <= set(NEEDED) else []
 
 
 def files_in(folder):
@@ -190,9 +193,41 @@ for chapter in CHAPTERS.values():
         shell: "python tools/cards.py chapter " + RUN + " {params.given}"
 
 
+rule lab:
+    # The models of the page on which readers patch them, and the book's own numbers to be recomputed there.
+    input:
+        base=ancient(BASES["model"]),
+        runs=MADE["runs"],
+        pairs=MADE["pairs"],
+    output: directory(f"{R}/lab/models")
+    params:
+        base=BASE_HASH["model"],
+        profile=stale.keys(P, stale.reads([LAB], ROOT)),
+        code=stale.code_hash([LAB], ROOT),
+    threads: P.threads
+    resources: **asked("chapter")
+    shell: "python tools/cards.py chapter -- python tools/export_lab.py models {output:q}"
+
+
+rule courses:
+    # How a run of each variant learnt, for the same page.
+    input:
+        base=ancient(BASES["model"]),
+        runs=MADE["runs"],
+    output: directory(f"{R}/lab/courses")
+    params:
+        base=BASE_HASH["model"],
+        profile=stale.keys(P, stale.reads([LAB], ROOT)),
+        code=stale.code_hash([LAB], ROOT),
+    threads: P.threads
+    resources: **asked("chapter")
+    shell: "python tools/cards.py chapter -- python tools/export_lab.py courses {output:q}"
+
+
 rule site:
     input:
         chapters=[f"{R}/notebooks/{chapter.path}.ipynb" for chapter in BUILT.values()],
+        lab=LABS,
         pages=PAGES,
         settings=["_config.yml", "_toc.yml", "tools/build_site.py", "tools/registry.py"],
     output: "_build/html/.built"  # a mark, so that the old pages stand until the new ones take their place

@@ -43,6 +43,17 @@ def stage(executed: Path, folder: Path) -> None:
             place.write_text(json.dumps(content))
         else:
             place.write_text(json.dumps(stub(ROOT / chapter.notebook, prose)))
+    stage_lab(executed.parent / "lab", folder / "book" / "_static" / "lab" / "data")
+
+
+def stage_lab(made: Path, folder: Path) -> None:
+    """Put the models that readers patch beside the page that runs them; a build without them says so there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(made.glob("*/*.js")):
+        shutil.copy(file, folder)
+    if not (folder / "lab.js").is_file():
+        reason = "This build holds no trained models; `make book` without `PARTS` trains them."
+        (folder / "lab.js").write_text(f'rewired.data("lab", {json.dumps({"available": False, "reason": reason})});\n')
 
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "numpy", "pandas")

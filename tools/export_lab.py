@@ -1,7 +1,7 @@
 """The files of the page on which readers patch models: the models, the book's own numbers, how a run learnt.
 
     python tools/export_lab.py models FOLDER      # lab.js, base.js and an adapter a run; the folder appears whole
-    python tools/export_lab.py course FILE        # learnt-<variant>-<seed>.js of one run, from its kept checkpoints
+    python tools/export_lab.py courses FOLDER     # learnt-<variant>-<seed>.js of a run of each variant, likewise
 
 The profile is the Snakefile's: REWIRED_PROFILE and REWIRED_OVERRIDES, as YAML and JSON."""
 
@@ -21,8 +21,8 @@ from rewired.errors import RewiredError, command_line
 from rewired.execute import start
 from rewired.models import Variants
 from rewired.profiles import Profile
-from rewired.prompts import CANONICAL, Prompt, as_labels, held_out, held_out_matrices, scenario_set
-from rewired.store import read_table, results_dir
+from rewired.prompts import CANONICAL, Prompt, as_labels, held_out, held_out_matrices, scenario_set, study_set
+from rewired.store import atomic_dir, read_table, results_dir
 from rewired.tracing import attribution, lens
 
 GOLDEN = 3
@@ -91,11 +91,11 @@ def models(profile: Profile, folder: Path) -> None:
 
 
 def course(variants: Variants, variant: str, seed: int) -> dict:
-    """How a run learnt: an entry for the base and for every kept checkpoint, means over a state's scenario prompts.
+    """How a run learnt: an entry for the base and for every kept checkpoint, means over a state's `study_set` prompts.
 
     ``p_defect``, ``legal_mass`` and ``delta`` are [episode][state], ``lens`` (delta at the decision step) is
     [episode][state][depth], ``contribution`` (direct logit attribution, logits) [episode][state][component]."""
-    asked = scenario_set(variants.profile.prompts.labels)
+    asked = study_set(variants.profile.prompts.labels)
     states, state_of = sorted({prompt.state for prompt in asked}), {prompt.id: prompt.state for prompt in asked}
     made: dict = {"variant": variant, "seed": seed, "states": states, "episodes": [0]}
     made["episodes"] += variants.checkpoints(variant, seed)
@@ -116,14 +116,20 @@ def course(variants: Variants, variant: str, seed: int) -> dict:
     return made
 
 
+def courses(profile: Profile, folder: Path) -> None:
+    """The course of each variant's run that is patched, if a page can run the model; an empty folder otherwise."""
+    variants, seed = Variants(profile), profile.patching.seed
+    with atomic_dir(folder) as temporary:
+        if lab.unfit(variants.model, variants.tokenizer):
+            return
+        for variant in profile.training.variants:
+            lab.write(temporary, f"learnt-{variant}-{seed}", course(variants, variant, seed))
+
+
 def main() -> None:
     """Write what the command line asks for."""
-    what, place = sys.argv[1], Path(sys.argv[2])
-    profile = start(yaml.safe_load(os.environ["REWIRED_PROFILE"]), json.loads(os.environ["REWIRED_OVERRIDES"]))
-    if what == "models":
-        return models(profile, place)
-    variant, _, seed = place.stem.removeprefix("learnt-").rpartition("-")
-    lab.write(place.parent, place.stem, course(Variants(profile), variant, int(seed)))
+    made, folder = {"models": models, "courses": courses}[sys.argv[1]], Path(sys.argv[2])
+    made(start(yaml.safe_load(os.environ["REWIRED_PROFILE"]), json.loads(os.environ["REWIRED_OVERRIDES"])), folder)
 
 
 if __name__ == "__main__":
