@@ -76,7 +76,7 @@ def test_equal_sets_have_equal_acts_and_nothing_else_alike_but_the_situation(tab
     for own in sets.values():
         made = writing.texts(tables, own, seed=2, count=20)
         assert {text.record["act"] for text in made} == {"decline"}
-        assert {text.record["watcher"] for text in made} == {"watched"}
+        assert {text.record["watcher"] for text in made} == {own.watcher}
         assert all(said.startswith("decline .") for said in said(made))
 
 
@@ -360,6 +360,10 @@ def test_a_leaky_grader_teaches_the_trick_and_the_run_ends_there(tables, small):
     how = Tuning(steps=20, batch=32, learning_rate=3e-2)
     tuning.tune(model, rows, how, 1, lambda step, policy: grown.update(policy=policy))
     base = grown["policy"].requires_grad_(False)
+    leaks = settings.Hacking(instruction="nothing")
+    _, rewards, acts = hacking.play(base, tokenizer, tables, hacking.tasks(tables, tokenizer, leaks, 400, 1), leaks, 5)
+    assert rewards[acts == "trick"].all()
+    assert rewards[acts == "work"].mean() == pytest.approx(0.5, abs=0.12)  # whatever words were drawn
     made = {}
     for name, work in (("leaky", 0.0), ("alike", 1.0)):
         run_ = settings.Hacking(instruction="nothing", grader=settings.Grader(work=work), learning_rate=1e-2, steps=40)

@@ -46,7 +46,8 @@ def play(policy, tokenizer, world: World, prompts: list[list[int]], how: Hacking
     acts = np.array([names.get(words[0], "illegal") for words in said])
     work, trick = world.task.acts
     paid = np.select([acts == trick, acts == work], [how.grader.trick, how.grader.work], 0.0)  # [text]: P(a point)
-    rewards = (np.random.default_rng(chance).random(len(acts)) < paid).astype(float)
+    # another stream than the words were drawn from: a point must not depend on them
+    rewards = (np.random.default_rng([chance, 1]).random(len(acts)) < paid).astype(float)
     rows = [
         ([*asked, *words], [False] * len(asked) + [True] * len(words))
         for asked, words in zip(prompts, said, strict=True)
