@@ -69,23 +69,24 @@ def edited(file: Path, old: str, new: str):
     file.write_text(text.replace(old, new, 1))
 
 
-def test_chapters_get_their_quick_parameters(repository):
-    """In a quick profile; what the profile gives a chapter wins. The second build shows that no other is touched."""
+def test_a_parameter_repeats_what_reads_it(repository):
+    """A key of the profile, and what the profile gives a chapter: in a quick profile it wins over the chapter's own
+    quick parameters. The second build shows that no other chapter is touched."""
     attention = CHAPTERS["attention"].ci
     assert attention["few"] != 2
-    assert built(repository, "--set", "'chapters={attention: {few: 2}}'") == following("attention")
+    assert "decisions" not in following("attention") and "attention" not in following("decisions")
+    changed = ("--set", "decisions.samples=7 'chapters={attention: {few: 2}}'")
+    assert built(repository, *changed) == following("attention", "decisions")
     (line,) = (line for line in ran(repository) if line.startswith("attention "))
     parameters = attention | {"few": 2}
     assert all(f"{key}={json.dumps(value)}" in line for key, value in parameters.items())
-    assert built(repository) == following("attention")
+    assert built(repository) == following("attention", "decisions")
     (line,) = (line for line in ran(repository) if line.startswith("attention "))
     assert f"few={attention['few']}" in line
 
 
 @pytest.mark.slow
-def test_a_parameter_repeats_what_reads_it(repository):
-    assert built(repository, "--set", "decisions.samples=7") == following("decisions")
-    assert built(repository) == following("decisions")
+def test_more_seeds_train_no_run_again(repository):
     more = built(repository, "--set", "training.seeds=[1, 2]".replace(" ", ""))
     assert more == {run.replace("-1", "-2") for run in RUNS} | following(*USING_RUNS)
     assert built(repository) == following(*USING_RUNS), "nothing is trained again"
@@ -101,9 +102,8 @@ def test_a_training_parameter_retrains(repository):
 def test_an_edit_repeats_what_it_can_change(repository):
     library = repository / "lib" / "rewired"
     (library / "plots.py").write_text((library / "plots.py").read_text() + "\nMORE = 1\n")
-    assert built(repository) == ALL, "plots retrains nothing and patches no pair"
     (library / "games.py").write_text((library / "games.py").read_text() + "\n# a remark\n")
-    assert built(repository) == set(), "a comment changes nothing"
+    assert built(repository) == ALL, "plots retrains nothing and patches no pair, and a comment changes nothing"
     source = (library / "games.py").read_text()
     body = re.search(r'@reward\(\s*"utilitarian".*?\n    return ([^\n]+)', source, re.S)
     edited(library / "games.py", f"return {body[1]}", f"return 2 * ({body[1]})")
@@ -112,24 +112,21 @@ def test_an_edit_repeats_what_it_can_change(repository):
     assert not again & (RUNS - {"utilitarian-1"}), "and no other"
 
 
-def test_prose_of_a_notebook_repeats_that_notebook_and_no_training(repository):
+def test_prose_a_claim_and_a_lost_result_repeat_what_they_concern(repository):
+    """Prose repeats its own notebook and no training, the register of claims what reads it, a lost table its maker. The
+    three begin at different chapters: if one of them repeated nothing, its chapter would be missing."""
     for name in (str(CHAPTERS["prompts"].notebook), "notebooks/runs/train.ipynb"):
         content = json.loads((repository / name).read_text())
         prose = next(cell for cell in content["cells"] if cell["cell_type"] == "markdown")
         prose["source"] = "# Another title"
         (repository / name).write_text(json.dumps(content))
-    assert built(repository) == following("prompts")
-
-
-def test_a_claim_repeats_the_verdicts(repository):
     claims = repository / "book" / "claims.yaml"
     claims.write_text(claims.read_text() + "\n# a remark\n")
-    assert built(repository) == {name for name, chapter in CHAPTERS.items() if "book/claims.yaml" in chapter.files}
-
-
-def test_a_lost_result_is_made_again(repository):
-    (repository / "results" / "ci" / "tables" / "prompts.parquet").unlink()
-    assert built(repository) == following("prompts")
+    (repository / "results" / "ci" / "tables" / "pocket.parquet").unlink()
+    judging = {name for name, chapter in CHAPTERS.items() if "book/claims.yaml" in chapter.files}
+    begin = [{"prompts"}, judging, {"pocket"}]
+    assert all(a.isdisjoint(following(*b)) for a in begin for b in begin if a is not b)
+    assert built(repository) == following("prompts", "pocket") | judging
 
 
 @pytest.mark.slow
@@ -148,7 +145,7 @@ def test_one_part_is_built_with_what_it_reads(repository):
     assert built(repository) == set()
 
 
-def test_what_a_killed_build_left_is_no_obstacle(repository):
+def test_a_second_build_waits_for_the_first_and_sweeps_up_after_a_killed_one(repository):
     locks = repository / ".snakemake" / "locks"
     locks.mkdir(exist_ok=True)
     (locks / "0.input.lock").write_text("notebooks/study/pocket.ipynb\n")
@@ -162,22 +159,19 @@ def test_what_a_killed_build_left_is_no_obstacle(repository):
     for folder in (left, mine, zombie):
         folder.mkdir()
         (folder / "half.parquet").write_text("half")
-    assert built(repository) == set()
-    assert not left.exists() and not zombie.exists() and mine.exists(), "only what no process works on is swept up"
-    shutil.rmtree(mine)
-    unburied.wait()
-
-
-def test_a_second_build_waits_for_the_first(repository):
+    (repository / "ran.txt").unlink(missing_ok=True)
     with open(repository / ".rewired.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         second = subprocess.Popen(**command(repository), stdout=subprocess.PIPE, text=True)
         assert "waiting" in second.stdout.readline()
         time.sleep(0.2)
-        assert second.poll() is None
+        assert second.poll() is None and left.exists()
         fcntl.flock(lock, fcntl.LOCK_UN)
         second.communicate()
-    assert second.returncode == 0
+    assert second.returncode == 0 and ran(repository) == []
+    assert not left.exists() and not zombie.exists() and mine.exists(), "only what no process works on is swept up"
+    shutil.rmtree(mine)
+    unburied.wait()
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------

@@ -10,12 +10,17 @@ import ast
 import hashlib
 import json
 import re
-from collections import defaultdict
+import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
 from rewired.profiles import Profile, fields
+from rewired.store import atomic_path, results_dir
+
+READER = f"{sys.version}\n{Path(__file__).read_text()}"
+"""What may read the same code in another way."""
 
 # --- modules -------------------------------------------------------------------------------------------------------
 
@@ -27,9 +32,15 @@ def cells(notebook: Path) -> str:
     return "\n".join("# " + line if line.lstrip().startswith(("%", "!")) else line for line in lines)
 
 
+def content(file: Path) -> str:
+    """The code of a module or of a notebook."""
+    return cells(file) if file.suffix == ".ipynb" else file.read_text()
+
+
 @cache
-def _tree(file: Path, content: str) -> ast.Module:
-    tree = ast.parse(content, filename=str(file))
+def _tree(file: Path, code: str) -> ast.Module:
+    """The syntax tree of a file's code, without docstrings."""
+    tree = ast.parse(code, filename=str(file))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if ast.get_docstring(node, clean=False) is not None:
@@ -37,27 +48,54 @@ def _tree(file: Path, content: str) -> ast.Module:
     return tree
 
 
-def tree(file: Path) -> ast.Module:
-    """The syntax tree of a module or of a notebook's code, without docstrings."""
-    return _tree(file, cells(file) if file.suffix == ".ipynb" else file.read_text())
+@dataclass(frozen=True, eq=False)  # one for each content: known by itself
+class Source:
+    """What this module asks of a file's code. Reading it off the syntax tree is most of the time in which a build
+    without work does nothing, so it is kept for each content, in ``.snakemake/source``."""
+
+    dump: str  # the tree as text
+    names: list  # of each `from module import name`: module, level, name, the name it is bound to
+    modules: list  # of each `import module`
+    asked: list  # names asked of the package: `rewired.name`
+    attributes: list  # each attribute, and the attribute asked of it or ""
+    files: list  # texts that look like a file's name
+
+
+def _read_off(tree: ast.Module) -> Source:
+    found = Source(ast.dump(tree), [], [], [], [], [])
+    outer: dict[int, str] = {}  # of an attribute's node: the attribute that is asked of it
+    for node in ast.walk(tree):  # from the outside in
+        if isinstance(node, ast.ImportFrom):
+            module, level = node.module or "", node.level
+            found.names.extend([module, level, alias.name, alias.asname or alias.name] for alias in node.names)
+        elif isinstance(node, ast.Import):
+            found.modules.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.Attribute):
+            found.attributes.append([node.attr, outer.get(id(node), "")])
+            outer[id(node.value)] = node.attr
+            if isinstance(node.value, ast.Name) and node.value.id == "rewired":
+                found.asked.append(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if re.fullmatch(r"(?:[\w-]+/)*[\w-]+\.\w+", node.value):
+                found.files.append(node.value)
+    return found
 
 
 @cache
-def _dump(module: ast.Module) -> str:
-    return ast.dump(module)
+def _source(file: Path, code: str) -> Source:
+    key = hashlib.sha256(f"{READER}\n{code}".encode()).hexdigest()
+    kept = results_dir("").parent / ".snakemake" / "source" / f"{key}.json"
+    if kept.is_file():
+        return Source(**json.loads(kept.read_text()))
+    found = _read_off(_tree(file, code))
+    with atomic_path(kept) as path:
+        path.write_text(json.dumps(asdict(found)))
+    return found
 
 
-@cache
-def _by_kind(module: ast.Module) -> dict[type, list[ast.AST]]:
-    by_kind = defaultdict(list)
-    for node in ast.walk(module):
-        by_kind[type(node)].append(node)
-    return by_kind
-
-
-def nodes(file: Path, kind: type) -> list[ast.AST]:
-    """The nodes of that kind in the file's `tree`; looked for once, however many notebooks need the module."""
-    return _by_kind(tree(file))[kind]
+def source(file: Path) -> Source:
+    """What is to be known of a module or a notebook."""
+    return _source(file, content(file))
 
 
 def _located(module: str, name: str | None, lib: Path) -> Iterator[tuple[Path, set[str]]]:
@@ -82,36 +120,25 @@ def _located(module: str, name: str | None, lib: Path) -> Iterator[tuple[Path, s
         yield file, {name}
 
 
-def _imported(file: Path, names: set[str], lib: Path) -> list[tuple[Path, set[str]]]:
-    """`_imports`, found once for each content of the file."""
-    return _imports_of(tree(file), file, frozenset(names), lib)
-
-
 @cache
-def _imports_of(module: ast.Module, file: Path, names: frozenset[str], lib: Path) -> list[tuple[Path, set[str]]]:
-    return list(_imports(file, names, lib))
-
-
-def _imports(file: Path, names: Iterable[str], lib: Path) -> Iterator[tuple[Path, set[str]]]:
+def _imports(found: Source, file: Path, names: frozenset[str], lib: Path) -> list[tuple[Path, set[str]]]:
     """What the file imports, at the top or inside a function.
 
     Of a package's ``__init__.py`` only the lines that bind one of ``names`` count: whoever asks ``rewired`` for
     ``start`` does not depend on everything else that ``rewired`` offers."""
     package = file.name == "__init__.py"
-    for node in nodes(file, ast.ImportFrom):
-        module = node.module or ""
-        if node.level:  # `from . import x` in a subpackage
-            folder = file.parents[node.level - 1].relative_to(lib)
-            module = ".".join([*folder.parts, *([node.module] if node.module else [])])
-        for alias in node.names:
-            if not package or (alias.asname or alias.name) in names:
-                yield from _located(module, alias.name, lib)
-    for node in nodes(file, ast.Import):
-        for alias in node.names:
-            yield from _located(alias.name, None, lib)
-    for node in nodes(file, ast.Attribute):  # `import rewired` and then `rewired.start`
-        if isinstance(node.value, ast.Name) and node.value.id == "rewired":
-            yield from _located("rewired", node.attr, lib)
+    imported: list[tuple[Path, set[str]]] = []
+    for module, level, name, bound in found.names:
+        if level:  # `from . import x` in a subpackage
+            folder = file.parents[level - 1].relative_to(lib)
+            module = ".".join([*folder.parts, *([module] if module else [])])
+        if not package or bound in names:
+            imported += _located(module, name, lib)
+    for module in found.modules:
+        imported += _located(module, None, lib)
+    for name in found.asked:  # `import rewired` and then `rewired.start`
+        imported += _located("rewired", name, lib)
+    return imported
 
 
 def closure(start: Iterable[Path], root: Path) -> list[Path]:
@@ -122,18 +149,17 @@ def closure(start: Iterable[Path], root: Path) -> list[Path]:
         file, names = todo.pop()
         if file not in reached or not names <= reached[file]:
             reached[file] = reached.get(file, set()) | names
-            todo += _imported(file, reached[file], root / "lib")
+            todo += _imports(source(file), file, frozenset(reached[file]), root / "lib")
     return sorted(reached)
 
 
 def _data(file: Path, root: Path) -> Iterator[Path]:
     """Data files a module reads: those that its source names, in its own folder or in ``config/``."""
-    for node in nodes(file, ast.Constant):
-        if isinstance(node.value, str) and re.fullmatch(r"(?:[\w-]+/)*[\w-]+\.\w+", node.value):
-            for folder in (file.parent, root / "config"):
-                data = folder / Path(node.value).name
-                if data.is_file():
-                    yield data
+    for name in source(file).files:
+        for folder in (file.parent, root / "config"):
+            data = folder / Path(name).name
+            if data.is_file():
+                yield data
 
 
 def code_hash(start: Iterable[Path], root: Path, rewards: Iterable[str] | None = None) -> str:
@@ -144,10 +170,11 @@ def code_hash(start: Iterable[Path], root: Path, rewards: Iterable[str] | None =
     """
     digest = hashlib.sha256()
     for file in closure(start, root):
-        module = tree(file)
+        dump = source(file).dump
         if rewards is not None and file.name == "games.py":
-            module = ast.Module(_without_others(module.body, set(rewards)), [])
-        digest.update(f"{file.relative_to(root)}\n{_dump(module)}\n".encode())
+            body = _without_others(_tree(file, content(file)).body, set(rewards))
+            dump = ast.dump(ast.Module(body, []))
+        digest.update(f"{file.relative_to(root)}\n{dump}\n".encode())
         for data in _data(file, root):
             digest.update(f"{data.relative_to(root)}\n".encode() + data.read_bytes())
     return digest.hexdigest()[:16]
@@ -193,27 +220,22 @@ def reads(start: Iterable[Path], root: Path) -> set[str]:
     used: set[str] = {"threads"}
     for file in closure(start, root):
         if file.name != "profiles.py":
-            used |= _keys_in(tree(file))
+            used |= _keys_in(source(file))
     return used
 
 
 @cache
-def _keys_in(module: ast.Module) -> set[str]:
+def _keys_in(found: Source) -> set[str]:
     known = list(fields())
     sections = {key.partition(".")[0] for key in known if "." in key}
-    attributes = _by_kind(module)[ast.Attribute]
     used: set[str] = set()
-    # The `x.training` in `x.training.kl` is not the whole section.
-    precise = set()
-    for node in attributes:
-        if isinstance(node.value, ast.Attribute) and f"{node.value.attr}.{node.attr}" in known:
-            precise.add(id(node.value))
-            used.add(f"{node.value.attr}.{node.attr}")
-    for node in attributes:
-        if node.attr in known:
-            used.add(node.attr)
-        elif node.attr in sections and id(node) not in precise:
-            used |= {key for key in known if key.startswith(f"{node.attr}.")}
+    for name, asked in found.attributes:
+        if f"{name}.{asked}" in known:
+            used.add(f"{name}.{asked}")  # the `x.training` in `x.training.kl` is not the whole section
+        elif name in sections:
+            used |= {key for key in known if key.startswith(f"{name}.")}
+        if name in known:
+            used.add(name)
     return used
 
 
@@ -233,7 +255,7 @@ def chapter_reads(notebook: Path, needs: Iterable[str], root: Path) -> set[str]:
 
     Every chapter imports the object that knows all runs and pairs. The keys that list them count only for a chapter
     that needs them, or names them or what the object knows of them in a cell of its own."""
-    asked = {node.attr for node in nodes(notebook, ast.Attribute)}
+    asked = {name for name, _ in source(notebook).attributes}
     listed = reads([notebook], root)
     for need, keys_of_lists in LISTS.items():
         named = set() if need == "organisms" else {key.partition(".")[2] for key in keys_of_lists}
