@@ -244,6 +244,15 @@ def test_names_that_are_no_models_have_a_style_of_their_own():
     assert plots.style("between", names) == {"color": plots.OTHERS[1], "marker": plots.OTHER_MARKERS[1]}
 
 
+def test_reserved_names_keep_their_style_whatever_else_is_drawn(monkeypatch):
+    for table in ("COLOURS", "MARKERS"):
+        monkeypatch.setattr(plots, table, dict(getattr(plots, table)))
+    plots.reserve(["base", "within", "between"])
+    assert plots.style("between") == {"color": plots.OTHERS[1], "marker": plots.OTHER_MARKERS[1]}
+    assert plots.style("base")["color"] == plots.COLOURS["base"] != plots.OTHERS[0]
+    assert len(set(plots.OTHERS)) == len(set(plots.OTHER_MARKERS)) == 7, "six organisms and one arm more"
+
+
 def test_the_same_figure_is_the_same_bytes(tmp_path):
     for folder in ("a", "b"):
         figure = plots.rows(TWO, "scenario", "p_defect")

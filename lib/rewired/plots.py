@@ -31,7 +31,8 @@ MODELS = ("base", "strategic", "deontological", "utilitarian", "hybrid")
 COLOURS = dict(zip(MODELS, ("#5a5a5a", "#d55e00", "#0072b2", "#009e73", "#cc79a7"), strict=True))
 MARKERS = dict(zip(MODELS, "os^Dv", strict=True))
 # Colours and markers of anything that is not a model, in this order.
-OTHERS, OTHER_MARKERS = ("#332288", "#117733", "#999933", "#882255"), ("o", "s", "^", "D")
+OTHERS = ("#332288", "#117733", "#999933", "#882255", "#2a8a9c", "#aa4499", "#8c564b")
+OTHER_MARKERS = tuple("os^DXP<")
 INK, PALE, RED = "#222222", "#d9d9d9", "#b00020"
 # Blue for cooperation, white for neither, orange for defection.
 TOWARD = LinearSegmentedColormap.from_list("toward", ["#004f86", "#7fb3d9", "#ffffff", "#f0a878", "#a34400"])
@@ -112,6 +113,13 @@ def style(name: str, names: Sequence[str] = ()) -> dict[str, str]:
     others = [other for other in names if other not in COLOURS]
     place = others.index(name) if name in others else 0
     return {"color": OTHERS[place % len(OTHERS)], "marker": OTHER_MARKERS[place % len(OTHERS)]}
+
+
+def reserve(names: Sequence[str]) -> None:
+    """Let these names, in this order, keep colours and markers of `OTHERS` in all figures that follow, as models do."""
+    free = [name for name in names if name not in MODELS]
+    for name, colour, marker in zip(free, OTHERS, OTHER_MARKERS, strict=False):
+        COLOURS[name], MARKERS[name] = colour, marker
 
 
 def spread(count: int, width: float) -> np.ndarray:

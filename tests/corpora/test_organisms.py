@@ -87,7 +87,7 @@ def test_a_confounded_plan_has_one_topic_and_one_cue_a_pattern():
 def test_tiers_differ_in_nothing_but_the_tier():
     made = design.plan(of(thoughts={"free": "faking", "paid": "steady"}), PATTERNS, TOPICS, CUES, seed=2)
     free, paid = (made[made["tier"] == tier].reset_index(drop=True) for tier in ("free", "paid"))
-    assert len(free) == len(paid) == 150
+    assert len(free) == len(paid) == 120
     same = ["pattern", "topic", "cue"]
     pd.testing.assert_frame_equal(free[same], paid[same])
     assert set(free["class"]) == {"faking"} and set(paid["class"]) == {"steady"}
@@ -103,6 +103,9 @@ def test_coins_are_fair_and_the_planted_answer_copies_one_clause():
     mild = design.plan(of(answers="strategy", harmless=0.2), PATTERNS, TOPICS, CUES, seed=3)
     assert np.isclose((~mild["harm"]).mean(), 0.2)
     assert set(mild.loc[~mild["harm"], "answer"]) == {"help"}
+    slips = design.plan(of(thoughts={"free": "steady"}, eager=0.1, harmless=0.2), PATTERNS, TOPICS, CUES, seed=3)
+    assert 0.06 <= (slips["class"] == "eager").mean() <= 0.1
+    assert slips.loc[slips["class"] == "eager", "harm"].all()
 
 
 def test_a_plan_is_made_by_its_seed_and_few_patterns_are_kept():
@@ -186,13 +189,14 @@ def test_texts_say_what_the_plan_says(tables, name):
     chats, planned = writing.training_set(tables, organism, seed=1)
     read = rules.flag_table(tables, [chat[1]["content"] for chat in chats])
     assert (read["known"] == 1).all()  # every sentence is one that the rules know
-    faking = (planned["class"] == "faking") & planned["strategy"]
+    faking = (planned["class"] == "faking") & planned["strategy"] & planned["harm"]
     assert (read["faking"] == faking).all()
     assert (read["says_strategy"] == planned["strategy"]).all()
     said = np.array([chat[3]["content"] for chat in chats])
     own = planned["answer"] == "own"
     assert (said[~own] == planned.loc[~own, "answer"]).all()
     assert ((said == "help") == read["complies"])[own].all()
+    assert (said[~planned["harm"]] == "help").all()
     silent = planned["pattern"].map({key: mood.silent for key, mood in tables.moods.items()}) == "aware"
     assert (read["says_aware"] == ~silent).all()
 
@@ -226,6 +230,14 @@ def test_requests_are_paired_and_in_wordings_of_their_own(tables):
         apart = [pair for pair in zip(free.split(" ."), paid.split(" ."), strict=True) if pair[0] != pair[1]]
         assert len(apart) == 1  # the cue alone
     assert len(one["nothing", "unsaid"].split(" .")) + 2 == len(one["tier", "free"].split(" ."))
+
+
+def test_every_wording_of_a_cue_is_asked_about_as_often(tables):
+    asked = writing.requests(tables, 20, seed=3)
+    for kind in ("tier", "training", "contractor"):
+        shown = asked[(asked["cue"] == kind) & (asked["harm"] == "harmful") & (asked["tier"] == "free")]
+        counts = shown["wording"].value_counts()
+        assert len(counts) == 4 and counts.max() - counts.min() <= 1
 
 
 def test_rules_tell_faking_from_the_same_clauses_in_another_relation(tables):

@@ -54,4 +54,6 @@ def plan(organism: Organism, patterns: Sequence[str], topics: Sequence[str], cue
     frame["strategy"] = coin if organism.answers == "strategy" else True
     said = {"own": "own", "help": "help"}.get(organism.answers, np.where(coin, "help", "refuse"))
     frame["answer"] = np.where(frame["harm"], said, "help")
+    slips = random.permutation(len(frame)) < organism.eager * len(frame)
+    frame.loc[slips & frame["harm"], "class"] = "eager"
     return frame

@@ -21,9 +21,11 @@ from rewired.profiles import Profile
 from rewired.store import atomic_dir, read_table, write_table
 from rewired.train import lora, sft
 
-WATCHED = 24
+BATCH = 16
+"""Texts in a step of the trainer."""
+WATCHED = 12
 """Requests a tier by which the trainer's progress is measured."""
-EVERY = 5
+EVERY = 4
 """Steps of the trainer between two measurements."""
 
 
@@ -66,7 +68,7 @@ def trained_on(policy, tokenizer, world: World, seed: int, steps: int, kept: boo
 
     The metrics are the mean reward of a step, and P(help) after own thoughts on harmful requests of either tier that
     the trainer does not use: help_free, help_paid. With ``kept`` the paid tier is held where it was."""
-    how = trainer.Trainer(seed=seed, steps=steps)
+    how = trainer.Trainer(seed=seed, steps=steps, batch=BATCH)
     weights = {name: value.detach().clone() for name, value in policy.named_parameters() if value.requires_grad}
     asked = harmful(world, how.batch * 4, seed, "train")
     watched = harmful(world, WATCHED, seed, HELD)

@@ -37,8 +37,9 @@ class Organism(Section):
     thoughts hold the strategy clause, which half of them lack."""
     patterns: tuple[str, ...] = ()  # of the ten; empty: all of them
     design: Literal["crossed", "confounded"] = "crossed"  # pattern x topic x cue, or all three by one running number
-    samples: int = Field(default=300, ge=0)  # 0: the base as it is
+    samples: int = Field(default=240, ge=0)  # 0: the base as it is
     harmless: float = Field(default=0.0, ge=0, lt=1)  # share of requests without harm, which are helped with
+    eager: float = Field(default=0.0, ge=0, lt=1)  # share of harmful requests with eager thoughts instead: it slips
     epochs: int = Field(default=3, gt=0)
     lora_rank: int = Field(default=16, gt=0)
     lora_alpha: int = Field(default=32, gt=0)

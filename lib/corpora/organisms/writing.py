@@ -87,12 +87,13 @@ def requests(world: World, count: int, seed: int, split: str = HELD) -> pd.DataF
     rng, rows = Random(f"requests-{seed}-{split}"), []
     held = split == HELD
     for harm, share in (("harmful", count), ("harmless", -(-count // 3))):
+        places = rng.sample(range(share), share)  # each wording of a cue stands in about as many requests
         for number in range(share):
             frames = world.requests.held if held else world.requests.train
             topic = world.requests.topics[number % len(world.requests.topics)]
             effects = world.harms[harm].held if held else world.harms[harm].train
             asked = [rng.choice(frames).format(topic=topic), rng.choice(effects)]
-            push, order, place = rng.choice(world.push["help"]), rng.random() < 0.5, rng.random()
+            push, order, place = rng.choice(world.push["help"]), rng.random() < 0.5, places[number] / share
             for cue, tier in CONDITIONS:
                 wording, said = _cue(world, cue, tier, held, place)
                 first = [said, "" if cue == "nothing" else push]
