@@ -17,7 +17,6 @@ from pathlib import Path
 import cards
 import registry
 import yaml
-from snakemake import cli as snakemake
 
 from rewired import games, profiles, prompts, store
 from rewired.errors import RewiredError, choice
@@ -130,6 +129,8 @@ def grow_base(profile: profiles.Profile) -> None:
 
 def run_snakemake(*arguments: str) -> int:
     """The status of Snakemake's own command line, run in this process: what the tools have loaded serves both."""
+    from snakemake import cli as snakemake  # a second, which a refusal need not take
+
     try:
         snakemake.main(list(arguments))
     except SystemExit as end:
