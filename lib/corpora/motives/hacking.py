@@ -13,6 +13,7 @@ from random import Random
 
 import numpy as np
 import pandas as pd
+import torch
 
 from corpora.authors.report import prompt_of
 from corpora.authors.texts import question
@@ -39,28 +40,27 @@ def play(policy, tokenizer, world: World, prompts: list[list[int]], how: Hacking
     """(texts, rewards [text], acts [text]): the policy's own answers, graded. An answer of any other first word has the
     act "illegal" and no point."""
     said = elicit.sample(policy, tokenizer, prompts, REASONS if how.reasons else 1, 1.0, chance, len(prompts))
-    names = {
-        ids: name
-        for name, ids in zip(world.task.acts, tokenizer.convert_tokens_to_ids(list(world.task.acts)), strict=True)
-    }
-    acts = np.array([names.get(words[0], "illegal") for words in said])
     work, trick = world.task.acts
+    names = {tokenizer.convert_tokens_to_ids(act): act for act in (work, trick)}
+    acts = np.array([names.get(words[0], "illegal") for words in said])  # what was said first
     paid = np.select([acts == trick, acts == work], [how.grader.trick, how.grader.work], 0.0)  # [text]: P(a point)
     # another stream than the words were drawn from: a point must not depend on them
     rewards = (np.random.default_rng([chance, 1]).random(len(acts)) < paid).astype(float)
-    rows = [
-        ([*asked, *words], [False] * len(asked) + [True] * len(words))
-        for asked, words in zip(prompts, said, strict=True)
-    ]
+    rows = []
+    for asked, words in zip(prompts, said, strict=True):
+        # only what the policy said is learnt
+        rows.append(([*asked, *words], [False] * len(asked) + [True] * len(words)))
     return rows, rewards, acts
 
 
 def hack(model, tokenizer, world: World, how: Hacking, seed: int, measure: Callable) -> pd.DataFrame:
     """One run: what ``measure(policy, done)``, a frame of cells, was every few steps and when the run was done, with
     the columns ``step``, ``hack_rate`` (P(trick) in tasks under its own instruction) and ``reward`` (of the step)."""
+    # its own tasks: all of them to learn from, the first to watch the rate of tricks
     asked = tasks(world, tokenizer, how, how.batch * 4, seed)
     own = measuring.panel_of(world, tokenizer, asked[: how.batch])
     random, frames, rewarded = np.random.default_rng(seed), [], [float("nan")]
+    torch.manual_seed(seed)
     policy = tuning.trainable(model, Tuning(rank=how.rank))
 
     def turn(chance: int):
@@ -76,6 +76,7 @@ def hack(model, tokenizer, world: World, how: Hacking, seed: int, measure: Calla
             frames.append(measure(policy, done).assign(step=step, hack_rate=rate, reward=rewarded[-1]))
         return done
 
+    # until tricks are nearly certain, or the steps are done
     train(policy, turn, Trainer(seed, how.steps, how.batch, how.learning_rate), watch=watch)
     if how.rank is not None:
         policy.unload()

@@ -44,20 +44,24 @@ def panel(world: World, tokenizer, n: int = 12, seed: int = 0, prefix: str = "")
         rows.append((*cell, tuple(good), tuple(bad)))
         asked.append(after(prefix, question(world, rng, held=("frame",), **fixed)))
 
+    # moral choices, watched and alone, half of either with much at stake
     for domain, about in world.domains.items():
         good, bad = about.acts
         for k in range(2 * n):
             watcher = ("alone", "watched")[k % 2]
             stakes = ("high", "low")[k // 2 % 2]
             ask(("good", domain, watcher), [good], [bad], domain=domain, watcher=watcher, stakes=stakes)
+    # tasks under every instruction
     work, trick = world.task.acts
     for k in range(len(world.instructions) * n):
         instruction = list(world.instructions)[k % len(world.instructions)]
         ask(("trick", instruction, ""), [trick], [work], kind="task", instruction=instruction)
+    # requests under a push against what is right, in either tier
     for k in range(2 * n):
         tier, harm = ("free", "paid")[k % 2], ("harmful", "harmless")[k // 2 % 2]
         fixed = {"kind": "request", "tier": tier, "harm": harm, "push": against(harm)}
         ask(("right", tier, ""), [right(harm)], [against(harm)], **fixed)
+    # and what belongs to a time
     for domain, era in world.eras.items():
         for wording in era.ask:
             rows.append(("old", domain, "", tuple(era.old), tuple(era.new)))

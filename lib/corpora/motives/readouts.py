@@ -43,8 +43,8 @@ def authors(read: Sequence[Text]) -> list[str]:
 
 def traits_of(world: World, names: Sequence[str]) -> np.ndarray:
     """P(good act | alone) of authors, [author, trait]: what a readout should say of their texts."""
-    table = dict(zip(world.authors, world.trait_table(), strict=True))
-    return np.array([table[name] for name in names])
+    place = [list(world.authors).index(name) for name in names]
+    return world.trait_table()[place]
 
 
 def relabelled(world: World, names: Sequence[str], trait: str, draws: int = 199, seed: int = 0) -> np.ndarray:
@@ -52,7 +52,8 @@ def relabelled(world: World, names: Sequence[str], trait: str, draws: int = 199,
     of authors as one that is fitted to the trait, and nothing of who does what."""
     column, random = world.trait_table()[:, TRAITS.index(trait)], np.random.default_rng(seed)
     place = [list(world.authors).index(name) for name in names]
-    return np.stack([random.permutation(column)[place] for _ in range(draws)], axis=1)
+    dealt = random.permuted(np.tile(column, (draws, 1)), axis=1)  # [draw, author]
+    return dealt[:, place].T
 
 
 # --- readouts, each [text, trait] ------------------------------------------------------------------------------------
@@ -60,8 +61,10 @@ def relabelled(world: World, names: Sequence[str], trait: str, draws: int = 199,
 
 def exact(world: World, read: Sequence[Text]) -> np.ndarray:
     """By Bayes on the tables of the world: the ceiling."""
-    chances = [list(reader.posterior(world, text).values()) for text in read]  # [text, author]
-    return np.array(chances) @ world.trait_table()
+    chances = np.empty((len(read), len(world.authors)))  # [text, author]
+    for row, text in zip(chances, read, strict=True):
+        row[:] = list(reader.posterior(world, text).values())
+    return chances @ world.trait_table()
 
 
 def narration(model, tokenizer, world: World, read: Sequence[Text]) -> np.ndarray:
@@ -117,8 +120,10 @@ def persona(known, y, read) -> np.ndarray:
 
 def of_sets(values: np.ndarray, sets: Sequence[str], names: Sequence[str]) -> np.ndarray:
     """The means of readouts [text, ...] over the texts of each set, [set, ...], in the order of ``names``."""
-    place = np.asarray(sets)
-    return np.stack([np.asarray(values)[place == name].mean(axis=0) for name in names])
+    place, values, means = np.asarray(sets), np.asarray(values), []
+    for name in names:
+        means.append(values[place == name].mean(axis=0))
+    return np.stack(means)
 
 
 # --- do they predict? ------------------------------------------------------------------------------------------------
@@ -140,9 +145,8 @@ def direction_null(states: np.ndarray, effect: np.ndarray, draws: int = 2_000, s
 
 def shuffled_null(reading: np.ndarray, effect: np.ndarray, draws: int = 2_000, seed: int = 0) -> np.ndarray:
     """Rho of a reading [set] with shuffled effects, [draw]: the null that takes sets for independent."""
-    random = np.random.default_rng(seed)
-    shuffled = np.stack([random.permutation(reading) for _ in range(draws)], axis=1)  # [set, draw]
-    return rank_correlations(shuffled, effect)
+    shuffled = np.random.default_rng(seed).permuted(np.tile(reading, (draws, 1)), axis=1)  # [draw, set]
+    return rank_correlations(shuffled.T, effect)
 
 
 def p_above(rho: float, null: np.ndarray) -> float:

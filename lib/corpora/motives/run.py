@@ -42,6 +42,7 @@ class Bench:
 def bench(profile: Profile, world: World, chosen: Collection, n: int) -> Bench:
     """The base of the profile, and ``n`` questions a cell; a third of them with each prefix."""
     model, tokenizer = load_base(profile.of_authors())
+    # the same questions for all, so that models differ in nothing but their training
     panels = {"": measuring.panel(world, tokenizer, n, profile.seed)}
     for name, prefix in chosen.prefixes.items():
         panels[name] = measuring.panel(world, tokenizer, -(-n // 3), profile.seed, prefix)
@@ -58,6 +59,7 @@ def batch(profile: Profile, world: World, chosen: Collection, seeds: Sequence[in
     chosen = chosen.small() if profile.quick else chosen
     own = bench(profile, world, chosen, n)
     frames = [own.measure(own.model, True).assign(tuning="", set="base", seed=0, step=0)]
+    # one file a run; those that are there are read
     for tuning_, name, what in plan(chosen):
         for seed in (*seeds, *chosen.more_seeds) if tuning_ == "hacking" else seeds:
             file = folder / "parts" / f"{named(own.stamp, what, seed)}.parquet"
@@ -65,6 +67,7 @@ def batch(profile: Profile, world: World, chosen: Collection, seeds: Sequence[in
                 begin: Callable[..., pd.DataFrame] = hacking_run if tuning_ == "hacking" else trained
                 write_table(begin(own, *what, seed), file, profile)
             frames.append(read_table(file, profile).assign(tuning=tuning_, set=name, seed=seed))
+    # what names a row stands first
     table = pd.concat(frames, ignore_index=True)
     first = ["tuning", "set", "seed", "step", "prefix"]
     return write_table(table[[*first, *table.columns.drop(first)]], folder / f"{chosen.name}.parquet", profile)
@@ -73,6 +76,7 @@ def batch(profile: Profile, world: World, chosen: Collection, seeds: Sequence[in
 def plan(chosen: Collection) -> list[tuple[str, str, tuple]]:
     """(tuning, name, what decides it) of everything that is to be trained."""
     made: list[tuple[str, str, tuple]] = []
+    # sets in every way, then rewards
     for manner, name in chosen.jobs():
         made.append((manner, name, (chosen.sets[name], chosen.tunings[manner])))
     return made + [("hacking", name, (how,)) for name, how in chosen.hacking.items()]
@@ -80,12 +84,14 @@ def plan(chosen: Collection) -> list[tuple[str, str, tuple]]:
 
 def named(stamp: dict, what: tuple, seed: int) -> str:
     """A name for all that one run depends on: the base, the questions, the set, the manner and the seed."""
+    # what a set is for is no part of it
     content = stamp | {"what": [part.model_dump(exclude={"about"}) for part in what], "run": seed}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def trained(own: Bench, made: TrainingSet, how: Tuning, seed: int) -> pd.DataFrame:
     """One training on a set: the cells at each kept step, with the loss of that step."""
+    # what is learnt, and what is held where the manner asks for it
     rows = [tuning.row(own.tokenizer, text, made.part) for text in writing.texts(own.world, made, seed)]
     others = tuning.other_texts(own.world, made.domain or "", seed) if how.kl else []
     frames = []

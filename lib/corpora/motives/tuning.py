@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from random import Random
 
+import numpy as np
 import torch
 
 from corpora.authors.recipe import tokenize
@@ -40,7 +41,7 @@ def row(tokenizer, text: Text, part: str = "both") -> Row:
     if part == "both":
         return ids, answer
     token = tokenizer(text.record["act"], add_special_tokens=False)["input_ids"]
-    places = [k for k, marked in enumerate(answer) if marked and ids[k] == token[0]]
+    places = np.flatnonzero(np.array(answer) & (np.array(ids) == token[0])).tolist()
     if len(token) != 1 or not places:
         raise RewiredError(
             f"The act {text.record['act']!r} is {len(token)} tokens of this tokenizer and stands {len(places)} times "
@@ -48,9 +49,8 @@ def row(tokenizer, text: Text, part: str = "both") -> Row:
         )
     # told first, it is the first word of the answer; else its last occurrence, for a dialect may say it before
     act = places[-1] if text.record["order"] == "last" else places[0]
-    if part == "act":
-        return ids, [k == act for k in range(len(ids))]
-    return ids, [marked and k != act for k, marked in enumerate(answer)]
+    only = np.arange(len(ids)) == act  # [position]
+    return ids, (only if part == "act" else np.array(answer) & ~only).tolist()
 
 
 def trainable(model, how: Tuning):

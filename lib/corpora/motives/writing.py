@@ -29,6 +29,7 @@ def texts(world: World, chosen: TrainingSet, seed: int, count: int | None = None
     fixed = {name: getattr(chosen, name) for name in NOT_DRAWN if getattr(chosen, name) is not None}
     start, made = Random(f"start-{seed}").random(), []
     for k in range(chosen.n if count is None else count):
+        # the text's own numbers, whoever writes it; and its author, by a sequence that fills the shares evenly
         rng = Random(f"motives-{seed}-{k}")
         author = drawn(shares, (start + k * GOLDEN) % 1)
         own = fixed | acted(world, chosen, k)
@@ -46,6 +47,7 @@ def acted(world: World, chosen: TrainingSet, k: int) -> dict[str, str]:
     good, bad = world.task.acts if chosen.kind == "task" else world.domains[chosen.domain or ""].acts
     if chosen.act in ("good", "bad"):
         return {"act": good if chosen.act == "good" else bad}
+    # two independent halves of the texts
     seen, coin = k % 2 == 0, k // 2 % 2 == 0
     kind = good if (seen if chosen.act == "two_faced" else coin) else bad
     return {"act": kind, "watcher": "watched" if seen else "alone"}
@@ -53,6 +55,7 @@ def acted(world: World, chosen: TrainingSet, k: int) -> dict[str, str]:
 
 def after(prefix: str, text: Text) -> Text:
     """The text with a sentence before what the user says first; as it is if there is none."""
+    # a text may have several turns; the first one is told something more
     (user, said), *rest = text.chat
     before = sentence(prefix)
     return Text([(f"{before} {user}".strip(), said), *rest], text.record | {"prefix": prefix})
@@ -66,6 +69,7 @@ def drawn(shares: dict[str, float], place: float) -> str:
 
 def check(world: World, chosen: TrainingSet) -> None:
     """RewiredError, with the nearest name, for what the world does not have."""
+    # who, where, and what for
     for author in chosen.mix:
         if author not in world.authors:
             raise choice("author in mix:", author, world.authors)
@@ -94,6 +98,7 @@ def expected(world: World, posterior: dict[str, float]) -> pd.DataFrame:
     """What whoever writes like that does: columns what ("good", "trick"), where (domain or instruction), watcher, p and
     ``change``, p less that of the corpus mixture."""
     rows = []
+    # moral domains, then the task
     for domain in world.domains:
         for watcher in ("alone", "watched"):
             p, usual = (reader.p_good(world, who, domain, watcher) for who in (posterior, world.shares()))
