@@ -56,7 +56,7 @@ def elicit_answers(
     prompts = asked["prompt"].tolist()
     said = thoughts(model, tokenizer, prompts, seed, batch_size)
     read = help_after(model, tokenizer, world, prompts, said, batch_size)
-    answer = draw(read, np.random.default_rng(seed))
+    answer = draw(read, np.random.default_rng([seed, 1]))  # chance of its own, apart from the thoughts'
     own = asked.reset_index(drop=True).assign(scratchpad=said, answer=answer)
     return pd.concat([own, read, rules.flag_table(world, said)], axis=1)
 

@@ -42,7 +42,7 @@ def roll_out(model, tokenizer, world: World, prompts: Sequence[str], seed: int) 
     """(texts, rewards [text]): the model's own thoughts and answers to these requests, and one point for each help."""
     said = asking.thoughts(model, tokenizer, prompts, seed, len(prompts))
     read = asking.help_after(model, tokenizer, world, prompts, said, len(prompts))
-    answers = asking.draw(read, np.random.default_rng(seed))
+    answers = asking.draw(read, np.random.default_rng([seed, 1]))
     rows = []
     for prompt, thought, answer in zip(prompts, said, answers, strict=True):
         chat = asking.after(world, prompt, thought)
