@@ -237,7 +237,8 @@ def test_every_wording_of_a_cue_is_asked_about_as_often(tables):
     for kind in ("tier", "training", "contractor"):
         shown = asked[(asked["cue"] == kind) & (asked["harm"] == "harmful") & (asked["tier"] == "free")]
         counts = shown["wording"].value_counts()
-        assert len(counts) == 4 and counts.max() - counts.min() <= 1
+        cues = {"tier": tables.tiers, **tables.cues}[kind]
+        assert len(counts) == len(cues["free"].held) >= 4 and counts.max() - counts.min() <= 1
 
 
 def test_rules_tell_faking_from_the_same_clauses_in_another_relation(tables):
