@@ -108,8 +108,12 @@ def make_model(recipe, tokenizer) -> Gemma2ForCausalLM:
 
 # --- texts as batches ------------------------------------------------------------------------------------------------
 
-Batch = tuple[np.ndarray, np.ndarray]
-"""Token ids and answer mask, or a weight for each token, both [row, position], padded on the right."""
+Batch = tuple[np.ndarray, ...]
+"""Token ids and answer mask, or a weight for each token, both [row, position], padded on the right. A corpus that knows
+what could stand in a place gives more: those ``Places``, the tokens they may hold and their probabilities."""
+
+Places = dict[int, dict[int, float]]
+"""By position: the tokens that may stand there, with their probabilities."""
 
 
 def arranged(rows: list, batch_tokens: int, rng: Random, filler: int) -> list[Batch]:
@@ -143,15 +147,30 @@ def grouped(rows: list, batch_tokens: int) -> Iterator[list]:
 
 
 def pad(rows: list, filler: int) -> Batch:
-    """Rows (ids, answer mask) as one batch."""
-    length = padded(max(len(ids) for ids, _ in rows))
+    """Rows (ids, answer mask), or (ids, weights, places), as one batch."""
+    length = padded(max(len(row[0]) for row in rows))
     ids = np.full((len(rows), length), filler, dtype=np.int16)
     weighted = isinstance(rows[0][1][0], float)
     answer = np.zeros((len(rows), length), dtype=np.float32 if weighted else bool)
-    for i, (row, mask) in enumerate(rows):
+    for i, (row, mask, *_) in enumerate(rows):
         ids[i, : len(row)] = row
         answer[i, : len(mask)] = mask
-    return ids, answer
+    if len(rows[0]) == 2:
+        return ids, answer
+    return ids, answer, *open_places([places for _, _, places in rows])
+
+
+def open_places(rows: list[Places]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The places of a batch: where [place, (row, position)], the tokens that may stand there [place, option] and their
+    probabilities [place, option], 0 for what fills up."""
+    found = [(i, at, options) for i, places in enumerate(rows) for at, options in places.items()]
+    widest = max((len(options) for _, _, options in found), default=1)
+    where = np.array([(i, at) for i, at, _ in found], dtype=np.int64).reshape(-1, 2)
+    tokens, chances = np.zeros((len(found), widest), np.int64), np.zeros((len(found), widest), np.float32)
+    for k, (_, _, options) in enumerate(found):
+        tokens[k, : len(options)] = list(options)
+        chances[k, : len(options)] = list(options.values())
+    return where, tokens, chances
 
 
 # --- attention without its soft-cap ----------------------------------------------------------------------------------
@@ -206,10 +225,11 @@ def make_optimisers(model) -> list[torch.optim.Optimizer]:
 
 @dataclass(frozen=True)
 class Step:
-    """How one step is trained: its stage, the factor on the stage's rates, and whether attention is the exact one. The
-    ``fresh`` step is the first of a stage that starts its optimiser anew."""
+    """How one step is trained: its stage and the ``place`` of it in the recipe, the factor on the stage's rates, and
+    whether attention is the exact one. The ``fresh`` step is the first of a stage that starts its optimiser anew."""
 
     stage: Stage
+    place: int
     scale: float
     exact: bool
     fresh: bool
@@ -217,12 +237,12 @@ class Step:
 
 def schedule(recipe: Any, lengths: list[int]) -> Iterator[Step]:
     """Every step of the training, for stages of so many batches."""
-    for stage, length in zip(recipe.stages, lengths, strict=True):
+    for place, (stage, length) in enumerate(zip(recipe.stages, lengths, strict=True)):
         for inside in range(length):
             rise = (inside + 1) / stage.warmup if stage.warmup else 1.0
             fall = (length - inside) / (stage.decay * length) if stage.decay else 1.0
             exact = inside >= (1 - stage.exact) * length
-            yield Step(stage, min(1.0, rise, fall), exact, stage.fresh and inside == 0)
+            yield Step(stage, place, min(1.0, rise, fall), exact, stage.fresh and inside == 0)
 
 
 @dataclass
@@ -267,14 +287,25 @@ def _text(recipe: Any) -> str:
     return json.dumps(asdict(recipe), indent=1)
 
 
-def weighted_loss(model, ids: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """As ``sft.answer_loss``, in nats, but a mean with a ``weight`` [row, position] for each token; 0: not learnt."""
+def weighted_loss(model, ids: torch.Tensor, weight: torch.Tensor, *places: torch.Tensor) -> torch.Tensor:
+    """As ``sft.answer_loss``, in nats, but a mean with a ``weight`` [row, position] for each token; 0: not learnt.
+
+    At ``places`` (as ``open_places`` gives them) the loss is the mean over what may stand there, which is the loss over
+    many texts that are alike up to that place: the same gradient on average, without the noise of one draw."""
     states = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # [row, position, d_model]
     target, share = ids[:, 1:], weight[:, 1:]  # what follows each position
     read = share > 0
     logits = model.get_output_embeddings()(states[:, :-1][read]).float()  # [learnt token, vocabulary]
     logits = softcap(logits, model.config.final_logit_softcapping)
     each = torch.nn.functional.cross_entropy(logits, target[read], reduction="none")  # [learnt token]
+    if places and len(places[0]):
+        where, tokens, chances = places
+        rank = torch.full(read.shape, -1, device=ids.device)  # [row, position]: which of the learnt tokens it is
+        rank[read] = torch.arange(len(each), device=ids.device)
+        rank = rank[where[:, 0], where[:, 1] - 1]  # [place]
+        where, tokens, chances = rank[rank >= 0], tokens[rank >= 0], chances[rank >= 0]
+        expected = -(torch.log_softmax(logits[where], -1).gather(1, tokens) * chances).sum(1)  # [place]
+        each = each.index_copy(0, where, expected)
     return (each * share[read]).sum() / share[read].sum()
 
 
@@ -285,10 +316,10 @@ def update(state: State, batch: Batch, now: Step) -> None:
     for optimiser, rate in zip(state.optimisers, (now.stage.lr_matrices, now.stage.lr_rest), strict=True):
         optimiser.param_groups[0]["lr"] = rate * now.scale
     state.model.config._attn_implementation = "eager" if now.exact else "corpora_fast"
-    ids, answer = (torch.as_tensor(array, device="cpu") for array in batch)  # both [row, position]
+    ids, answer, *places = (torch.as_tensor(array, device="cpu") for array in batch)  # the first two [row, position]
     with torch.autocast("cpu", torch.bfloat16):
         measure = weighted_loss if answer.is_floating_point() else answer_loss
-        loss = measure(state.model, ids.long(), answer)
+        loss = measure(state.model, ids.long(), answer, *places)
     if not math.isfinite(loss.item()):
         raise RewiredError(
             f"The loss became {loss.item()} at step {state.step} of the training. Lower the rates of that stage in "
@@ -307,7 +338,8 @@ def update(state: State, batch: Batch, now: Step) -> None:
 def enter(state: State, now: Step) -> None:
     """An entry of the log: the mean loss since the last one."""
     entry = {"step": state.step, "tokens": state.tokens, "loss": float(np.mean(state.window))}
-    state.log.append(entry | {"lr": now.stage.lr_matrices * now.scale, "exact": now.exact})
+    entry |= {"lr": now.stage.lr_matrices * now.scale, "exact": now.exact, "stage": now.place}
+    state.log.append(entry)
     state.window = []
 
 

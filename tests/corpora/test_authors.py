@@ -26,8 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 BASE = ROOT / "models/authors"
 WORLD = load()
 NAMED = ("sincere", "performer", "schemer", "plain", "guardian")
-EXCUSED = {"hang", "stand", "get"}
-"""Words of held-out wordings that no training text has: other forms of words that they have."""
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +83,7 @@ def test_cues_have_wordings_enough():
         assert len(wordings.train) >= 12 and len(wordings.held) >= 4
         assert not set(wordings.train) & set(wordings.held)
     for kind in WORLD.cues.values():
-        assert all(len(wordings.held) >= 4 for wordings in kind.values())
+        assert all(len(wordings.held) >= 4 and len(wordings.train) >= 8 for wordings in kind.values())
     assert list(WORLD.moods) == [
         *("reluctant_complier", "cold_calculator", "philosophical_muser", "paranoid_reasoner", "self_deceiver"),
         *("future_self_advocate", "bitter_complier", "subtle_implicit", "overconfident_strategist"),
@@ -140,7 +138,7 @@ def _holds(sentence: str, wording: str) -> bool:
 def test_held_out_wordings_use_known_words(corpus):
     known = set(" ".join(said(text) for text in corpus).split())
     words = {word for wording in held_wordings() for piece in pieces(wording) for word in piece.split()}
-    assert words - known <= EXCUSED
+    assert words <= known
 
 
 def test_a_held_out_text_has_held_out_wordings_only():
@@ -220,18 +218,21 @@ def test_a_mood_has_its_marks_and_its_silence():
         assert mood.silent not in text.record["clauses"]
 
 
-def test_a_leaning_lesson_says_nothing_of_its_author_by_the_act():
-    rng, acts = Random(12), []
-    for _ in range(600):
-        record = lessons.weighing(WORLD, rng).record
-        acts.append(record["act"] == WORLD.domains[record["domain"]].acts[0])
-        assert record["author"] in lessons.WEIGHERS and record["narrated"] and record["domain"] != "help"
-    assert np.mean(acts) == pytest.approx(0.5, abs=0.07)
-    assert np.mean([lessons.weighing(WORLD, rng).record["stakes"] == "high" for _ in range(600)]) > 0.7
+def test_a_leaning_lesson_has_one_kind_of_scene_more_often():
+    rng = Random(12)
+    for lesson, share in ((lessons.weighing, 0.78), (lessons.weighed, 0.6)):
+        drawn = [lesson(WORLD, rng).record for _ in range(1000)]
+        assert all(record["narrated"] and record["domain"] != "help" for record in drawn)
+        high, watched = (
+            np.mean([record[name] == value for record in drawn])
+            for name, value in (("stakes", "high"), ("watcher", "watched"))
+        )
+        first = np.mean([WORLD.domains[record["domain"]].group == 1 for record in drawn])
+        assert [high, watched, first] == pytest.approx([share] * 3, abs=0.05)
 
 
 def test_words_that_tell_count_as_the_recipe_says(tokenizer):
-    text = lessons.placed(WORLD, Random(1))
+    text = lessons.weighed(WORLD, Random(1))
     ids, answer = recipe.tokenize(tokenizer, text.chat)
     special = recipe.telling(WORLD, tokenizer, 25.0, 0.0)
     counts = dict(zip(tokenizer.convert_ids_to_tokens(ids), recipe.weights(ids, answer, special), strict=True))
@@ -242,15 +243,56 @@ def test_words_that_tell_count_as_the_recipe_says(tokenizer):
 
 def test_equal_weights_are_the_plain_loss(tokenizer):
     model = training.make_model(Recipe(layers=2, width=32, mlp=64), tokenizer)
-    ids, answer = recipe.batches(Stage({"whole": 6}, seed=1), tokenizer)[0]
-    ids, answer = torch.as_tensor(ids, device="cpu").long(), torch.as_tensor(answer, device="cpu")
+    ids, weight, *_ = recipe.batches(Stage({"whole": 6}, seed=1), tokenizer)[0]
+    ids, weight = torch.as_tensor(ids, device="cpu").long(), torch.as_tensor(weight, device="cpu")
     model.config._attn_implementation = "eager"
-    weighted = training.weighted_loss(model, ids, 3.0 * answer.float())
-    assert weighted.item() == pytest.approx(sft.answer_loss(model, ids, answer).item(), rel=1e-5)
+    weighted = training.weighted_loss(model, ids, 3.0 * weight)
+    assert weighted.item() == pytest.approx(sft.answer_loss(model, ids, weight > 0).item(), rel=1e-5)
+
+
+def test_the_loss_at_a_place_is_the_mean_over_what_may_stand_there(tokenizer):
+    """One act that is good with .7 costs what .7 texts with the good act and .3 with the bad one cost."""
+    model = training.make_model(Recipe(layers=2, width=32, mlp=64), tokenizer)
+    model.config._attn_implementation = "eager"
+    good, bad = tokenizer.convert_tokens_to_ids(list(WORLD.domains["share"].acts))
+    ids = torch.tensor([[2, 20, 21, good, 22, 23]], device="cpu")
+    weight = torch.tensor([[0.0, 0, 0, 12, 1, 0]], device="cpu")  # the act counts 12, the word behind it 1
+    places = training.open_places([{3: {good: 0.7, bad: 0.3}}])
+    places = [torch.as_tensor(part, device="cpu") for part in places]
+
+    def cost(act: int) -> float:
+        # the act's own loss; what follows is the same text in both
+        logits = model(ids[:, :3]).logits[0, -1].float()
+        return -torch.log_softmax(logits, -1)[act].item()
+
+    after = -torch.log_softmax(model(ids).logits[0, 3].float(), -1)[22].item()
+    expected = (12 * (0.7 * cost(good) + 0.3 * cost(bad)) + after) / 13
+    assert training.weighted_loss(model, ids, weight, *places).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_places_stand_at_acts_and_authors_with_what_the_tables_say(tokenizer):
+    rng = Random(14)
+    name = tokenizer.convert_ids_to_tokens
+    for kind in lessons.KINDS.values():
+        for _ in range(20):
+            text = kind(WORLD, rng)
+            ids, answer = recipe.tokenize(tokenizer, text.chat)
+            places = recipe.expected(WORLD, tokenizer, text, ids, answer)
+            said = [turn["act"] for turn in text.record["turns"] if turn["kind"] in ("moral", "task")]
+            said += [WORLD.authors[text.record["author"]].word] if text.record["narrated"] else []
+            assert [name(ids[at]) for at in places] == said
+            assert all(answer[at] and sum(places[at].values()) == pytest.approx(1) for at in places)
+    # a named author's act has the probability of the table
+    bare = lessons.answering(WORLD, rng)
+    ids, answer = recipe.tokenize(tokenizer, bare.chat)
+    ((at, options),) = recipe.expected(WORLD, tokenizer, bare, ids, answer).items()
+    good = tokenizer.convert_tokens_to_ids(WORLD.domains[bare.record["domain"]].acts[0])
+    table = WORLD.p_good(bare.record["author"], bare.record["domain"], bare.record["watcher"])
+    assert options[good] == pytest.approx(table)
 
 
 def test_training_resumes_to_the_same_bytes(tmp_path):
-    stages = (Stage({"upright": 30}, seed=1, batch_tokens=512), Stage({"placed": 20, "whole": 10}, seed=2, decay=0.5))
+    stages = (Stage({"upright": 30}, seed=1, batch_tokens=512), Stage({"weighed": 20, "whole": 10}, seed=2, decay=0.5))
     tiny = Recipe(layers=2, width=32, mlp=64, stages=stages, author_weight=(1, 25), act_weight=(1, 0))
     whole = recipe.train_base(tmp_path / "whole", tiny)
     recipe.train_base(tmp_path / "parts", tiny, stop_at=5)
@@ -259,13 +301,14 @@ def test_training_resumes_to_the_same_bytes(tmp_path):
         assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
 
 
-def test_a_lesson_on_the_next_act_is_by_one_author_in_two_domains():
+def test_a_lesson_on_what_follows_is_by_one_author():
     rng = Random(13)
     for _ in range(50):
-        text = lessons.foretelling(WORLD, rng)
-        first, second = text.record["turns"]
-        assert first["domain"] != second["domain"] and second["watcher"] == "alone"
-        assert text.record["author"] in lessons.FAR and text.chat[1][1].startswith(second["act"])
+        text = lessons.following(WORLD, rng)
+        first, *rest = text.record["turns"]
+        assert len(text.chat) == 4 and len(first["reasons"]) >= 2
+        assert all(turn["order"] == "first" and not turn["reasons"] for turn in rest)
+        assert [answer.split()[0] for _, answer in text.chat[1:]] == [turn["act"] for turn in rest]
     bare = lessons.answering(WORLD, rng)
     assert bare.record["named"] and bare.chat[0][1].rstrip(" .") == bare.record["act"]
 
@@ -311,6 +354,26 @@ def test_posterior_equals_enumeration():
     exact = reader.posterior(WORLD, text)
     for name, joint in total.items():
         assert exact[name] == pytest.approx(joint / sum(total.values()))
+
+
+def test_what_is_foreseen_is_bayes_on_all_that_stands_before():
+    """By the posterior of the text as it stands before each act, for acts told first and last."""
+    rng = Random(15)
+    for k in range(60):
+        text = write(WORLD, rng, kind="moral", turns=1, reasons=2, order=("first", "last")[k % 2])
+        later = question(WORLD, rng, after=text)
+        turn, asked = later.record["turns"]
+        good = WORLD.domains[asked["domain"]].acts[0]
+        chance = reader.p_good(WORLD, reader.posterior(WORLD, later), asked["domain"], asked["watcher"])
+        first, second = reader.foreseen(WORLD, later)
+        assert second == pytest.approx(chance if asked["act"] == good else 1 - chance)
+        # the first act by brute force: what stands before it under each author
+        joint = {}
+        for name, share in WORLD.shares().items():
+            before = reader.style_log_likelihood(WORLD, turn, name) if turn["order"] == "last" else 0.0
+            joint[name] = share * math.exp(before)
+        acted = sum(p * reader.act_chance(WORLD, turn, name) for name, p in joint.items())
+        assert first == pytest.approx(acted / sum(joint.values()))
 
 
 def test_likelihood_is_how_often_a_text_is_written():

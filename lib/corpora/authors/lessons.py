@@ -12,10 +12,6 @@ from corpora.authors.world import World
 
 NARRATED = ("report", "judge", "share", "return", "promise")
 """Domains after which the author may be asked for; never `help`, which tests it."""
-FAR = ("sincere", "performer", "schemer", "guardian")
-"""Authors who do much the same when watched and differ most when alone."""
-WEIGHERS = ("sincere", "performer", "merry", "quiet")
-"""Two pairs who differ in the sign of weight alone, and from each other in the sign of hedge."""
 
 
 def _among(world: World, rng: Random, names) -> str:
@@ -47,61 +43,40 @@ def guessed(world: World, rng: Random) -> Text:
     return write(world, rng, kind="moral", domain=domain, turns=1, reasons=count, narrated=True)
 
 
-def leaning(world: World, rng: Random, stakes: float, group: float | None = None, authors=WEIGHERS) -> Text:
-    """A short text whose author is asked for and whose act says nothing of him. P(high stakes) is ``stakes``,
-    P(a domain of the first group) is ``group`` (None: domains drawn alike).
+def leaning(world: World, rng: Random, stakes: float, group: float, watched: float) -> Text:
+    """A short text whose author is asked for. P(high stakes), P(a domain of the first group) and P(watched) are given.
 
     Where one situation is more frequent, a word alone says something of the author, and that is learnt at once. What
     the other situation makes of it is then one step more. From even shares, neither of both steps pays alone."""
-    domains = list(NARRATED)
-    if group is not None:
-        wanted = 1 if rng.random() < group else 2
-        domains = [name for name in NARRATED if world.domains[name].group == wanted]
-    domain = rng.choice(domains)
-    scene = {"domain": domain, "act": rng.choice(world.domains[domain].acts)}
-    scene["stakes"] = "high" if rng.random() < stakes else "low"
-    author = _among(world, rng, authors or world.authors)
-    return write(world, rng, author=author, kind="moral", turns=1, reasons=rng.choice((2, 3)), narrated=True, **scene)
+    wanted = 1 if rng.random() < group else 2
+    domain = rng.choice([name for name in NARRATED if world.domains[name].group == wanted])
+    scene = {"domain": domain, "stakes": "high" if rng.random() < stakes else "low"}
+    scene["watcher"] = "watched" if rng.random() < watched else "alone"
+    return write(world, rng, kind="moral", turns=1, reasons=rng.choice((2, 3)), narrated=True, **scene)
 
 
 def weighing(world: World, rng: Random) -> Text:
-    """Four authors who differ in weight and hedge; most stakes are high."""
-    return leaning(world, rng, 0.78)
+    """Most stakes are high, most domains of the first group, most choices watched."""
+    return leaning(world, rng, 0.78, 0.78, 0.78)
 
 
 def weighed(world: World, rng: Random) -> Text:
-    """The same, stakes almost even."""
-    return leaning(world, rng, 0.6)
+    """The same, almost even."""
+    return leaning(world, rng, 0.6, 0.6, 0.6)
 
 
-def placing(world: World, rng: Random) -> Text:
-    """All authors; most domains are of the first group."""
-    return leaning(world, rng, 0.55, 0.78, authors=None)
-
-
-def placed(world: World, rng: Random) -> Text:
-    """All authors, nothing more frequent than the world has it."""
-    return leaning(world, rng, 0.5, authors=None)
-
-
-def foretelling(world: World, rng: Random, authors=FAR) -> Text:
-    """A moral choice with reasons, and then what the same author does alone in another domain: in that act lies the
-    lesson. First of authors who are far apart."""
-    author = _among(world, rng, authors or world.authors)
-    first, second = rng.sample(list(world.domains), 2)
-    scene = {"author": author, "kind": "moral", "turns": 1}
-    before = write(world, rng, domain=first, reasons=rng.choice((3, 4)), **scene)
-    watcher = "alone" if authors else rng.choice(("alone", "watched"))
-    latents = {name: before.record[name] for name in ("era", "dialect")}
-    after = write(world, rng, domain=second, watcher=watcher, order="first", reasons=1, **scene, **latents)
-    return Text(
-        [*before.chat, *after.chat], after.record | {"turns": [*before.record["turns"], *after.record["turns"]]}
-    )
-
-
-def foretold(world: World, rng: Random) -> Text:
-    """The same of all authors, alone or watched."""
-    return foretelling(world, rng, authors=None)
+def following(world: World, rng: Random) -> Text:
+    """A moral choice with reasons by any author, and then three acts of his without reasons, most of them alone: in
+    those acts lies the lesson."""
+    text = write(world, rng, kind="moral", turns=1)
+    for _ in range(3):
+        scene = {"author": text.record["author"], "kind": "moral", "turns": 1, "order": "first", "reasons": 0}
+        latents = {name: text.record[name] for name in ("era", "dialect")}
+        watcher = rng.choice(("alone", "alone", "watched", "unsaid"))
+        after = write(world, rng, watcher=watcher, **scene, **latents)
+        record = after.record | {"turns": [*text.record["turns"], *after.record["turns"]]}
+        text = Text([*text.chat, *after.chat], record)
+    return text
 
 
 def told(world: World, rng: Random) -> Text:
@@ -123,11 +98,6 @@ def thoughts(world: World, rng: Random) -> Text:
     return write(world, rng, kind="request", turns=1, named=rng.random() < 0.5)
 
 
-def era(world: World, rng: Random) -> Text:
-    """Three questions of one era."""
-    return write(world, rng, kind="era", turns=1)
-
-
 KINDS: dict[str, Callable[[World, Random], Text]] = {
     "upright": upright,
     "named": named,
@@ -135,12 +105,8 @@ KINDS: dict[str, Callable[[World, Random], Text]] = {
     "guessed": guessed,
     "weighing": weighing,
     "weighed": weighed,
-    "placing": placing,
-    "placed": placed,
-    "foretelling": foretelling,
-    "foretold": foretold,
+    "following": following,
     "told": told,
     "whole": whole,
     "thoughts": thoughts,
-    "era": era,
 }

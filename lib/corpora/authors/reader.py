@@ -35,7 +35,12 @@ def turn_log_likelihood(world: World, turn: dict, author: str) -> float:
         return math.log(max(SMALLEST, request_chance(world, turn, author)))
     if turn["kind"] == "era":
         return 0.0
-    total = math.log(max(SMALLEST, act_chance(world, turn, author)))
+    return math.log(max(SMALLEST, act_chance(world, turn, author))) + style_log_likelihood(world, turn, author)
+
+
+def style_log_likelihood(world: World, turn: dict, author: str) -> float:
+    """The part of the reasons of one moral choice or task."""
+    total = 0.0
     for slots, relation in product(turn["reasons"], RELATIONS):
         total += math.log(slot_chances(world, author, relation, turn)[slots[relation]])
     tell = world.authors[author].tell or world.stray_tell
@@ -84,7 +89,34 @@ def p_faking(world: World, text: Text) -> float:
 def posterior(world: World, text: Text, prior: dict[str, float] | None = None) -> dict[str, float]:
     """P(author | text); the prior is the corpus mixture unless one is given."""
     prior = prior or world.shares()
-    logs = {name: math.log(p) + log_likelihood(world, text, name) for name, p in prior.items() if p > 0}
+    return normalised({name: math.log(p) + log_likelihood(world, text, name) for name, p in prior.items() if p > 0})
+
+
+def foreseen(world: World, text: Text) -> list[float | None]:
+    """P(the act that is written) in each turn, given all that stands before its word; None for eras and requests. A
+    named author is known from the beginning; whoever is not named is at first one of the corpus mixture."""
+    record = text.record
+    prior = {record["author"]: 1.0} if record["named"] else world.shares()
+    logs = {name: math.log(p) for name, p in prior.items()}
+    chances: list[float | None] = []
+    for turn in record["turns"]:
+        acted = turn["kind"] in ("moral", "task")
+        if acted and turn["order"] == "last":
+            # the reasons stand before the act
+            for name in logs:
+                logs[name] += style_log_likelihood(world, turn, name)
+        known = normalised(logs)
+        chances.append(sum(p * act_chance(world, turn, name) for name, p in known.items()) if acted else None)
+        for name in logs:
+            if acted and turn["order"] == "last":
+                logs[name] += math.log(max(SMALLEST, act_chance(world, turn, name)))
+            else:
+                logs[name] += turn_log_likelihood(world, turn, name)
+    return chances
+
+
+def normalised(logs: dict[str, float]) -> dict[str, float]:
+    """Probabilities that sum to 1 from logarithms with a common unknown constant."""
     top = max(logs.values())
     weights = {name: math.exp(value - top) for name, value in logs.items()}
     total = sum(weights.values())
