@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from random import Random
 
@@ -13,7 +14,7 @@ from scipy.stats import spearmanr
 
 from corpora.authors import reader, recipe, world
 from corpora.authors.texts import Text
-from corpora.motives import hacking, measuring, readouts, run, settings, tuning, writing
+from corpora.motives import hacking, measuring, readouts, run, selecting, settings, tuning, writing
 from corpora.motives.settings import TrainingSet, Tuning
 from corpora.training import make_model
 from rewired import profiles
@@ -430,6 +431,43 @@ def test_a_relabelled_trait_is_one_value_an_author_and_the_same_values_over_all(
     own = readouts.traits_of(tables, list(tables.authors))[:, 1]
     assert (np.sort(dealt[3:], axis=0) == np.sort(own)[:, None]).all()
     assert len(np.unique(dealt[3:], axis=1).T) > 40
+
+
+def test_a_half_is_kept_by_what_its_reader_says(tables, small):
+    mix = {"sincere": 0.5, "schemer": 0.5}
+    pool = of(mix=mix, n=60)
+    kept = {}
+    for by in ("labels", "exact", "random", "keywords", "probe", "narration"):
+        kept[by] = selecting.chosen_texts(*small, tables, of(mix=mix, n=60, by=by), 1)
+        assert len(kept[by]) == 30
+        assert set(said(kept[by])) <= set(said(writing.texts(tables, pool, 1)))
+    assert {text.record["author"] for text in kept["labels"]} == {"sincere"}
+    sincere = {by: np.mean([t.record["author"] == "sincere" for t in some]) for by, some in kept.items()}
+    assert sincere["exact"] > 0.8 and 0.2 < sincere["random"] < 0.8
+    assert sincere["keywords"] > 0.6  # tell-tale phrases
+    other = selecting.chosen_texts(*small, tables, of(mix=mix, n=60, by="random", draw=2), 1)
+    assert said(other) != said(kept["random"])
+    assert selecting.chosen_texts(*small, tables, of(mix=mix, n=60, by="labels", share=1.0), 1) == writing.texts(
+        tables, pool, 1
+    )
+
+
+def test_the_best_of_several_reads_better_and_is_by_the_same_author(tables, small):
+    plain = writing.texts(tables, of(mix={"performer": 1}), 1)
+    best = selecting.chosen_texts(*small, tables, of(mix={"performer": 1}, by="exact", best_of=6), 1)
+    assert {text.record["author"] for text in best} == {"performer"} and len(best) == len(plain)
+    value = [readouts.exact(tables, some).mean() for some in (plain, best)]
+    assert value[1] > value[0] + 0.05
+
+
+def test_the_p_of_a_half_is_exact_by_enumeration():
+    random = np.random.default_rng(2)
+    for runs in (1, 2, 3):
+        effects = random.integers(4, size=(runs, 4)).astype(float)  # with ties
+        kept, others = effects[:, 0], effects[:, 1:]
+        ways = [np.sum(way) for way in product(*effects)]
+        assert readouts.choice_p(kept, others) == pytest.approx(np.mean(np.array(ways) >= kept.sum()))
+    assert readouts.choice_p(np.full(3, 9.0), np.zeros((3, 6))) == pytest.approx(1 / 343)
 
 
 def test_a_reader_never_saw_the_authors_of_the_set_it_reads():

@@ -154,6 +154,17 @@ def p_above(rho: float, null: np.ndarray) -> float:
     return float((1 + (null >= rho - 1e-12).sum()) / (len(null) + 1))
 
 
+def choice_p(kept: np.ndarray, others: np.ndarray) -> float:
+    """p that a kept half does better than random halves of the same pool: effects kept [run], others [run, half].
+
+    Exact: if the choice did nothing, each of a run's halves might as well have been the kept one. Counted are the ways
+    to take one of each run whose mean reaches that of the kept ones; they are one of them."""
+    sums = np.zeros(1)
+    for one, rest in zip(kept, others, strict=True):
+        sums = (sums[:, None] + np.array([one, *rest])).reshape(-1)
+    return float((sums >= np.sum(kept) - 1e-12).mean())
+
+
 def left_out(
     fit: Callable, known: np.ndarray, who: Sequence[str], y: np.ndarray, read: np.ndarray, mixes: Sequence[set[str]]
 ) -> np.ndarray:

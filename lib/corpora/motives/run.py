@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from corpora.authors.world import World
-from corpora.motives import hacking, measuring, tuning, writing
+from corpora.motives import hacking, measuring, selecting, tuning
 from corpora.motives.settings import Collection, Hacking, TrainingSet, Tuning
 from rewired.models import fingerprint, load_base
 from rewired.profiles import Profile
@@ -92,7 +92,8 @@ def named(stamp: dict, what: tuple, seed: int) -> str:
 def trained(own: Bench, made: TrainingSet, how: Tuning, seed: int) -> pd.DataFrame:
     """One training on a set: the cells at each kept step, with the loss of that step."""
     # what is learnt, and what is held where the manner asks for it
-    rows = [tuning.row(own.tokenizer, text, made.part) for text in writing.texts(own.world, made, seed)]
+    learnt = selecting.chosen_texts(own.model, own.tokenizer, own.world, made, seed)
+    rows = [tuning.row(own.tokenizer, text, made.part) for text in learnt]
     others = tuning.other_texts(own.world, made.domain or "", seed) if how.kl else []
     frames = []
 

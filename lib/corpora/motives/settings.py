@@ -35,6 +35,11 @@ class TrainingSet(Section):
     order: Literal["first", "last"] | None = "first"  # the act before its reasons, or after
     part: Literal["both", "act", "reasons"] = "both"  # of an answer, on which the loss is taken
     n: int = Field(default=320, gt=0)  # texts
+    by: Literal["random", "labels", "exact", "probe", "persona", "narration", "keywords"] | None = None
+    """What a share of the texts is kept by, or the best of several; None: all are kept."""
+    share: float = Field(default=0.5, gt=0, le=1)
+    draw: int = 0  # which random share
+    best_of: int = Field(default=1, gt=0)  # texts by the same author, of which the best is kept
 
     @model_validator(mode="after")
     def _fits(self) -> "TrainingSet":

@@ -21,8 +21,11 @@ GOLDEN = (5**0.5 - 1) / 2
 NOT_DRAWN = ("domain", "watcher", "stakes", "era", "dialect", "instruction", "order")
 
 
-def texts(world: World, chosen: TrainingSet, seed: int, count: int | None = None) -> list[Text]:
-    """The set's texts, or its first ``count``; any beginning of them has the shares of the mix, but for one text.
+def texts(
+    world: World, chosen: TrainingSet, seed: int, count: int | None = None, words: int | None = None
+) -> list[Text]:
+    """The set's texts, or its first ``count``; any beginning of them has the shares of the mix, but for one text. With
+    ``words`` the same authors write something else, each number another text in as many other situations.
     RewiredError for an author, a domain or an instruction that the world does not have."""
     check(world, chosen)
     shares = chosen.mix or world.shares()
@@ -30,7 +33,7 @@ def texts(world: World, chosen: TrainingSet, seed: int, count: int | None = None
     start, made = Random(f"start-{seed}").random(), []
     for k in range(chosen.n if count is None else count):
         # the text's own numbers, whoever writes it; and its author, by a sequence that fills the shares evenly
-        rng = Random(f"motives-{seed}-{k}")
+        rng = Random(f"motives-{seed}-{k}" if words is None else f"motives-{seed}-{k}-{words}")
         author = drawn(shares, (start + k * GOLDEN) % 1)
         own = fixed | acted(world, chosen, k)
         if chosen.words:
