@@ -59,7 +59,7 @@ MADE = {
     "organisms": [f"{R}/organisms/{name}/{file}" for name in P.organisms.names for file in ORGANISM_FILES],
 }
 PAGES = sorted(str(file) for file in Path("book").rglob("*") if file.is_file())
-LAB = Path("tools/export_lab.py")
+LAB = ROOT / "tools/export_lab.py"
 # The page on which readers patch models shows the study's: without them it keeps its text.
 LABS = [f"{R}/lab/models", f"{R}/lab/courses"] if {"runs", "pairs"} <= set(NEEDED) else []
 
