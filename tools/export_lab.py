@@ -19,6 +19,7 @@ from rewired import lab
 from rewired.decisions import decision_step, measure
 from rewired.errors import RewiredError, command_line
 from rewired.execute import start
+from rewired.games import STATES
 from rewired.models import Variants
 from rewired.profiles import Profile
 from rewired.prompts import CANONICAL, Prompt, as_labels, held_out, held_out_matrices, scenario_set, study_set
@@ -90,30 +91,34 @@ def models(profile: Profile, folder: Path) -> None:
     lab.export(variants, folder, about | {"learnt": learnt} | numbers(profile))
 
 
-def course(variants: Variants, variant: str, seed: int) -> dict:
-    """How a run learnt: an entry for the base and for every kept checkpoint, means over a state's `study_set` prompts.
+def moment(variants: Variants, variant: str, seed: int, episode: int) -> dict:
+    """What a run decides after so many episodes (0: the base) on the `study_set`: means over a state's prompts.
 
-    ``p_defect``, ``legal_mass`` and ``delta`` are [episode][state], ``lens`` (delta at the decision step) is
-    [episode][state][depth], ``contribution`` (direct logit attribution, logits) [episode][state][component]."""
-    asked = study_set(variants.profile.prompts.labels)
-    states, state_of = sorted({prompt.state for prompt in asked}), {prompt.id: prompt.state for prompt in asked}
-    made: dict = {"variant": variant, "seed": seed, "states": states, "episodes": [0]}
-    made["episodes"] += variants.checkpoints(variant, seed)
-    for episode in made["episodes"]:
-        name = variant if episode else "base"
-        with variants.variant(name, seed, episode or None) as model:
-            table = measure(model, variants.tokenizer, asked, variants.profile.decisions.batch_size, forms=False)
-            curves = lens.trajectories(model, variants.tokenizer, asked)
-            shares, _ = attribution.contributions(model, variants.tokenizer, asked)
-        for number in ("p_defect", "legal_mass", "delta"):
-            by_state = table.groupby("state")[number].mean()
-            made.setdefault(number, []).append(by_state[states].round(6).tolist())
-        curves = curves[curves["position"] == "decision"].rename(columns={"delta": "lens"})
-        made["components"] = shares["component"].unique().tolist()
-        for number, frame, along in (("lens", curves, "depth"), ("contribution", shares, "component")):
-            means = frame.groupby([frame["prompt_id"].map(state_of), along], sort=False)[number].mean()
-            made.setdefault(number, []).append([means[state].round(4).tolist() for state in states])
+    ``p_defect``, ``legal_mass`` and ``delta`` are [state], ``lens`` (delta at the decision step) is [state][depth],
+    ``contribution`` (direct logit attribution, logits) [state][component]."""
+    asked, tokenizer = study_set(variants.profile.prompts.labels), variants.tokenizer
+    state_of = {prompt.id: prompt.state for prompt in asked}
+    with variants.variant(variant if episode else "base", seed, episode or None) as model:
+        table = measure(model, tokenizer, asked, variants.profile.decisions.batch_size, forms=False)
+        curves = lens.trajectories(model, tokenizer, asked)
+        shares, _ = attribution.contributions(model, tokenizer, asked)
+    made: dict = {"episode": episode, "components": shares["component"].unique().tolist()}
+    for number in ("p_defect", "legal_mass", "delta"):
+        made[number] = table.groupby("state")[number].mean()[list(STATES)].round(6).tolist()
+    curves = curves[curves["position"] == "decision"].rename(columns={"delta": "lens"})
+    for number, frame, along in (("lens", curves, "depth"), ("contribution", shares, "component")):
+        means = frame.groupby([frame["prompt_id"].map(state_of), along], sort=False)[number].mean()
+        made[number] = [means[state].round(4).tolist() for state in STATES]
     return made
+
+
+def course(variant: str, seed: int, moments: Sequence[dict]) -> dict:
+    """How a run learnt: the numbers of `moment`, each a list with an entry for every moment."""
+    about = {"variant": variant, "seed": seed, "states": STATES, "components": moments[0]["components"]}
+    about["episodes"] = [moment["episode"] for moment in moments]
+    for number in ("p_defect", "legal_mass", "delta", "lens", "contribution"):
+        about[number] = [moment[number] for moment in moments]
+    return about
 
 
 def courses(profile: Profile, folder: Path) -> None:
@@ -122,8 +127,10 @@ def courses(profile: Profile, folder: Path) -> None:
     with atomic_dir(folder) as temporary:
         if lab.unfit(variants.model, variants.tokenizer):
             return
+        base = moment(variants, "base", seed, 0)
         for variant in profile.training.variants:
-            lab.write(temporary, f"learnt-{variant}-{seed}", course(variants, variant, seed))
+            later = [moment(variants, variant, seed, episode) for episode in variants.checkpoints(variant, seed)]
+            lab.write(temporary, f"learnt-{variant}-{seed}", course(variant, seed, [base, *later]))
 
 
 def main() -> None:
