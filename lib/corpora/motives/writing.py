@@ -21,6 +21,15 @@ GOLDEN = (5**0.5 - 1) / 2
 NOT_DRAWN = ("domain", "watcher", "stakes", "era", "dialect", "instruction", "order")
 
 
+class Steady(Random):
+    """Random numbers of which each choice takes one, however many things there are to choose from. So texts that differ
+    in one thing do not part in all that is drawn after it."""
+
+    def random(self) -> float:
+        """A number in [0, 1); that it stands here makes ``choice`` and its like be based on it."""
+        return super().random()
+
+
 def texts(
     world: World, chosen: TrainingSet, seed: int, count: int | None = None, words: int | None = None
 ) -> list[Text]:
@@ -33,7 +42,7 @@ def texts(
     start, made = Random(f"start-{seed}").random(), []
     for k in range(chosen.n if count is None else count):
         # the text's own numbers, whoever writes it; and its author, by a sequence that fills the shares evenly
-        rng = Random(f"motives-{seed}-{k}" if words is None else f"motives-{seed}-{k}-{words}")
+        rng = Steady(f"motives-{seed}-{k}" if words is None else f"motives-{seed}-{k}-{words}")
         author = drawn(shares, (start + k * GOLDEN) % 1)
         own = fixed | acted(world, chosen, k)
         if chosen.words:
