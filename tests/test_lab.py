@@ -24,7 +24,7 @@ from rewired import lab, models, profiles
 from rewired.decisions import decision_step, measure
 from rewired.errors import RewiredError
 from rewired.games import STATES, dilemma
-from rewired.prompts import WORDINGS, Arrangement, Labels, build, chat, scenario_set
+from rewired.prompts import WORDINGS, Arrangement, Labels, build, chat, scenario_set, study_set
 from rewired.tracing import lens as logit_lens
 from rewired.tracing import patching
 from rewired.tracing.recording import KINDS
@@ -63,7 +63,7 @@ class Page:
 
 
 def a_run(variants: models.Variants, variant: str, seed: int) -> None:
-    """A run with a random adapter."""
+    """A run with a random adapter, which it kept after 16 episodes as well."""
     torch.manual_seed(seed)
     base, _ = models.load_base(variants.profile)
     tuned = get_peft_model(base, LoraConfig(r=4, lora_alpha=12, target_modules=MODULES))
@@ -72,7 +72,9 @@ def a_run(variants: models.Variants, variant: str, seed: int) -> None:
             value.data = torch.randn_like(value) * 0.25
     adapter = variants.run_dir(variant, 1) / "adapter"
     tuned.save_pretrained(adapter)
-    about = {"base": variants.fingerprint, "adapter": models.file_hash(adapter / models.ADAPTER), "checkpoints": {}}
+    shutil.copytree(adapter, adapter.parent / "checkpoints" / models.checkpoint_name(16))
+    content = models.file_hash(adapter / models.ADAPTER)
+    about = {"base": variants.fingerprint, "adapter": content, "checkpoints": {models.checkpoint_name(16): content}}
     (adapter.parent / "run.json").write_text(json.dumps(about))
 
 
@@ -86,7 +88,8 @@ def made(tmp_path_factory):
         shutil.copy(ROOT / "models" / "pocket" / file, folder / "tiny")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REWIRED_ROOT", str(folder / "root"))
-        variants = models.Variants(profiles.load("pocket", {"model.path": str(folder / "tiny")}))
+        chosen = {"model.path": str(folder / "tiny"), "training.variants": ["strategic", "utilitarian"]}
+        variants = models.Variants(profiles.load("pocket", chosen | {"patching.pairs": [["strategic", "utilitarian"]]}))
         for variant, seed in (("strategic", 4), ("utilitarian", 1)):  # one defects throughout, the other cooperates
             a_run(variants, variant, seed)
         lab.export(variants, folder / "data", {"profile": "tiny", "golden": []})
@@ -371,6 +374,27 @@ def test_golden_numbers_and_puzzles_come_from_the_tables():
     circuits = pd.DataFrame(steps, columns=["prompt_id", "step", "component", "delta_patched", "flip"])
     [solved] = export_lab.puzzles(circuits.assign(**about))
     assert solved["components"] == ["L0H0", "L1_MLP"] and solved["delta_patched"] == 0.1
+
+
+def test_how_a_run_learnt(made, tmp_path, monkeypatch):
+    """An entry for the base and one for the checkpoint: means over the prompts of a state, and contributions that add
+    up to delta, where the lens ends as well."""
+    folder, variants, _ = made
+    monkeypatch.setenv("REWIRED_ROOT", str(folder / "root"))
+    export_lab.courses(variants.profile, tmp_path / "courses")
+    assert {file.stem for file in (tmp_path / "courses").iterdir()} == {"learnt-strategic-1", "learnt-utilitarian-1"}
+    told = content(tmp_path / "courses" / "learnt-strategic-1.js")
+    assert told["episodes"] == [0, 16] and told["states"] == ["CC", "CD", "DC", "DD"]
+    for entry, (name, seed) in enumerate((("base", 1), ("strategic", 1))):
+        with variants.variant(name, seed) as model:
+            due = measure(model, variants.tokenizer, study_set(), forms=False).groupby("state").mean(numeric_only=True)
+        for number in ("p_defect", "legal_mass", "delta"):
+            assert told[number][entry] == pytest.approx(due[number].tolist(), abs=1e-4)
+        assert [depths[-1] for depths in told["lens"][entry]] == pytest.approx(told["delta"][entry], abs=2e-4)
+        sums = [sum(parts) for parts in told["contribution"][entry]]
+        assert sums == pytest.approx(told["delta"][entry], abs=2e-3)
+        assert len(told["components"]) == len(told["contribution"][entry][0]) == 1 + 3 * (4 + 1)
+    assert told["delta"][0] != pytest.approx(told["delta"][1], abs=0.1)
 
 
 def test_labels_without_a_decision_step_are_not_offered(made):
