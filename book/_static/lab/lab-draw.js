@@ -45,8 +45,12 @@ rewired.draw = (() => {
   function component(name) {
     const [, layer, head, kind] = name.match(/^L(\d+)(?:H(\d+)|_(\w+))$/);
     const about = { name, layer: Number(layer), kind: kind ? kind.toLowerCase() : "head", head: head && Number(head) };
-    const words = { head: `head ${head} of layer ${layer}`, mlp: `the MLP of layer ${layer}`,
-      attn: `all heads of layer ${layer}`, resid: `the whole stream after layer ${layer}` };
+    const words = {
+      head: `head ${head} of layer ${layer}`,
+      mlp: `the MLP of layer ${layer}`,
+      attn: `all heads of layer ${layer}`,
+      resid: `the whole stream after layer ${layer}`,
+    };
     const short = { head, mlp: "mlp", attn: "all", resid: "↑" };
     return { ...about, words: words[about.kind], short: short[about.kind] };
   }
@@ -71,7 +75,13 @@ rewired.draw = (() => {
     svg.replaceChildren(arc(0, 0.495, 64, "lab-arc cooperates"), arc(0.505, 1, 64, "lab-arc defects"));
     svg.append(shape("text", { x: 2, y: 94, class: "lab-end" }, "cooperates"));
     svg.append(shape("text", { x: 158, y: 94, class: "lab-end right" }, "defects"));
-    const needles = patched === null ? [[own, "lab-needle"]] : [[own, "lab-needle before"], [patched, "lab-needle"]];
+    const needles =
+      patched === null
+        ? [[own, "lab-needle"]]
+        : [
+            [own, "lab-needle before"],
+            [patched, "lab-needle"],
+          ];
     for (const [p, name] of needles) {
       const needle = shape("line", { x1: 80, y1: 78, x2: 80, y2: 22, class: name });
       needle.style.transform = `rotate(${180 * p - 90}deg)`;
@@ -87,13 +97,19 @@ rewired.draw = (() => {
     const needle = svg.querySelector(".lab-needle:not(.before)");
     if (calm.matches || !needle || from === null || !needle.animate) return;
     const start = `rotate(${180 * from - 90}deg)`;
-    needle.animate([{ transform: start }, { transform: needle.style.transform }], { duration: 350, easing: "ease-out" });
+    needle.animate([{ transform: start }, { transform: needle.style.transform }], {
+      duration: 350,
+      easing: "ease-out",
+    });
   }
 
   // --- the grid of components ----------------------------------------------------------------------------------------
 
-  const KINDS = [["attn", "heads", "all heads of the layer at once"], ["mlp", "MLP", "the layer's MLP"],
-    ["resid", "stream", "the whole residual stream after the layer"]];
+  const KINDS = [
+    ["attn", "heads", "all heads of the layer at once"],
+    ["mlp", "MLP", "the layer's MLP"],
+    ["resid", "stream", "the whole residual stream after the layer"],
+  ];
 
   /** The line of names above the columns. */
   function heading(heads) {
@@ -112,7 +128,11 @@ rewired.draw = (() => {
   function cell(name, still) {
     const about = component(name);
     const box = element("span", { role: still ? "presentation" : "gridcell", class: `lab-${about.kind}` });
-    const inner = element(still ? "span" : "button", { class: "lab-cell", "data-component": name, "data-short": about.short });
+    const inner = element(still ? "span" : "button", {
+      class: "lab-cell",
+      "data-component": name,
+      "data-short": about.short,
+    });
     if (!still) {
       inner.type = "button";
       inner.tabIndex = -1;
@@ -162,7 +182,7 @@ rewired.draw = (() => {
     for (const box of cells.values()) {
       const share = Math.min(1, Math.abs(Number(box.dataset.value || 0)) / most);
       box.style.setProperty("--share", share);
-      if (share < 0.2) box.dataset.sign = "";  // shown on a telephone, in the number's place
+      if (share < 0.2) box.dataset.sign = ""; // shown on a telephone, in the number's place
     }
     scale.querySelector('[data-most="-"]').textContent = `cooperate ${signed(-most, 1)}`;
     scale.querySelector('[data-most="+"]').textContent = `${signed(most, 1)} defect`;
@@ -172,7 +192,15 @@ rewired.draw = (() => {
 
   /** A round number that is not below ``value``, and the distance of ticks. */
   function range(value) {
-    for (const [end, step] of [[2, 1], [4, 2], [6, 3], [10, 5], [16, 8], [20, 10], [30, 15]]) {
+    for (const [end, step] of [
+      [2, 1],
+      [4, 2],
+      [6, 3],
+      [10, 5],
+      [16, 8],
+      [20, 10],
+      [30, 15],
+    ]) {
       if (value <= end) return { end, step };
     }
     return { end: Math.ceil(value), step: Math.ceil(value / 2) };
@@ -201,7 +229,9 @@ rewired.draw = (() => {
     svg.append(shape("rect", { ...side, x: width / 2, class: "lab-side defects" }));
     const narrow = width < 210;
     for (let tick = -end; tick <= end; tick += narrow ? end : step) {
-      svg.append(shape("line", { x1: x(tick), x2: x(tick), y1: top, y2: bottom, class: tick ? "lab-tick" : "lab-zero" }));
+      svg.append(
+        shape("line", { x1: x(tick), x2: x(tick), y1: top, y2: bottom, class: tick ? "lab-tick" : "lab-zero" }),
+      );
       svg.append(shape("text", { x: x(tick), y: bottom + 14, class: "lab-tick-text" }, tick ? signed(tick, 0) : "0"));
     }
     svg.append(shape("text", { x: 3, y: top - 6, class: "lab-side-name" }, narrow ? "coop." : "cooperates"));
@@ -219,7 +249,9 @@ rewired.draw = (() => {
     const x = frame(svg, end, step, middles);
     for (const layer of patched) {
       const y = middles[layer + 1];
-      svg.append(shape("line", { x1: 0, x2: x(curves.at(-1).values[layer + 1]), y1: y, y2: y, class: "lab-patched-row" }));
+      svg.append(
+        shape("line", { x1: 0, x2: x(curves.at(-1).values[layer + 1]), y1: y, y2: y, class: "lab-patched-row" }),
+      );
     }
     for (const { name, values } of curves) {
       const points = Array.from(values, (delta, depth) => `${x(delta).toFixed(1)},${middles[depth].toFixed(1)}`);
@@ -262,5 +294,21 @@ rewired.draw = (() => {
     return order.slice(0, named);
   }
 
-  return { element, shape, signed, percent, decision, component, dial, swing, grid, write, colour, lens, glide, tokens, range };
+  return {
+    element,
+    shape,
+    signed,
+    percent,
+    decision,
+    component,
+    dial,
+    swing,
+    grid,
+    write,
+    colour,
+    lens,
+    glide,
+    tokens,
+    range,
+  };
 })();

@@ -21,7 +21,9 @@ rewired.learnt = (() => {
       const { depth, heads } = lab.config;
       cells = draw.grid(one(".lab-grid"), { depth, heads }, true);
       select.addEventListener("change", () => show(select.value));
-      ui().field("episode").addEventListener("input", ({ target }) => step(Number(target.value)));
+      ui()
+        .field("episode")
+        .addEventListener("input", ({ target }) => step(Number(target.value)));
       one('[data-do="play"]').addEventListener("click", () => (timer ? pause() : play()));
       new ResizeObserver(() => course && paint()).observe(one(".lab-grid"));
     }
@@ -50,9 +52,17 @@ rewired.learnt = (() => {
   /** One button a state: whose parts are coloured. */
   function offerStates() {
     const buttons = course.states.map((name, s) => {
-      const button = draw.element("label", {}, draw.element("input", { type: "radio", name: "state", value: s }), draw.element("span", {}, name));
+      const button = draw.element(
+        "label",
+        {},
+        draw.element("input", { type: "radio", name: "state", value: s }),
+        draw.element("span", {}, name),
+      );
       button.querySelector("input").checked = s === state;
-      button.querySelector("input").addEventListener("change", () => { state = s; paint(); });
+      button.querySelector("input").addEventListener("change", () => {
+        state = s;
+        paint();
+      });
       return button;
     });
     one(".lab-states").replaceChildren("The grid shows prompts after ", ...buttons);
@@ -104,31 +114,70 @@ rewired.learnt = (() => {
     const x = (episode) => 34 + (episode / (episodes.at(-1) || 1)) * (width - 34 - 44);
     const y = (p) => 22 + (1 - p) * (height - 50);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    svg.replaceChildren(draw.shape("rect", { x: 34, y: y(1), width: width - 78, height: (y(0) - y(1)) / 2, class: "lab-side defects" }));
-    svg.append(draw.shape("rect", { x: 34, y: y(0.5), width: width - 78, height: (y(0) - y(1)) / 2, class: "lab-side cooperates" }));
-    for (const [p, text] of [[0, "0"], [0.5, "½"], [1, "1"]]) {
+    svg.replaceChildren(
+      draw.shape("rect", { x: 34, y: y(1), width: width - 78, height: (y(0) - y(1)) / 2, class: "lab-side defects" }),
+    );
+    svg.append(
+      draw.shape("rect", {
+        x: 34,
+        y: y(0.5),
+        width: width - 78,
+        height: (y(0) - y(1)) / 2,
+        class: "lab-side cooperates",
+      }),
+    );
+    for (const [p, text] of [
+      [0, "0"],
+      [0.5, "½"],
+      [1, "1"],
+    ]) {
       svg.append(draw.shape("text", { x: 28, y: y(p) + 4, class: "lab-tick-text right" }, text));
-      svg.append(draw.shape("line", { x1: 34, x2: width - 44, y1: y(p), y2: y(p), class: p === 0.5 ? "lab-zero" : "lab-tick" }));
+      svg.append(
+        draw.shape("line", { x1: 34, x2: width - 44, y1: y(p), y2: y(p), class: p === 0.5 ? "lab-zero" : "lab-tick" }),
+      );
     }
-    svg.append(draw.shape("text", { x: 34, y: 12, class: "lab-tick-text left" }, "probability of defecting, by last round"));
-    svg.append(draw.shape("line", { x1: x(episodes[k]), x2: x(episodes[k]), y1: 18, y2: height - 24, class: "lab-cursor" }));
+    svg.append(
+      draw.shape("text", { x: 34, y: 12, class: "lab-tick-text left" }, "probability of defecting, by last round"),
+    );
+    svg.append(
+      draw.shape("line", { x1: x(episodes[k]), x2: x(episodes[k]), y1: 18, y2: height - 24, class: "lab-cursor" }),
+    );
     svg.append(draw.shape("text", { x: x(0), y: height - 8, class: "lab-tick-text left" }, "base"));
-    svg.append(draw.shape("text", { x: x(episodes.at(-1)), y: height - 8, class: "lab-tick-text" }, `${episodes.at(-1)}`));
-    const heights = apart(states.map((_, s) => y(p_defect.at(-1)[s])), 13);
+    svg.append(
+      draw.shape("text", { x: x(episodes.at(-1)), y: height - 8, class: "lab-tick-text" }, `${episodes.at(-1)}`),
+    );
+    const heights = apart(
+      states.map((_, s) => y(p_defect.at(-1)[s])),
+      13,
+    );
     for (const [s, name] of states.entries()) {
       const points = episodes.map((episode, i) => `${x(episode)},${y(p_defect[i][s])}`).join(" ");
       svg.append(draw.shape("polyline", { points, class: "lab-curve", "data-line": name }));
-      svg.append(draw.shape("circle", { cx: x(episodes[k]), cy: y(p_defect[k][s]), r: 4.5, class: "lab-dot", "data-line": name }));
-      svg.append(draw.shape("text", { x: width - 38, y: heights[s] + 4, class: "lab-line-name", "data-line": name }, name));
+      svg.append(
+        draw.shape("circle", {
+          cx: x(episodes[k]),
+          cy: y(p_defect[k][s]),
+          r: 4.5,
+          class: "lab-dot",
+          "data-line": name,
+        }),
+      );
+      svg.append(
+        draw.shape("text", { x: width - 38, y: heights[s] + 4, class: "lab-line-name", "data-line": name }, name),
+      );
     }
-    svg.setAttribute("aria-label", `Probability of defecting by last round over the episodes; now ${values(p_defect[k], draw.percent)}`);
+    svg.setAttribute(
+      "aria-label",
+      `Probability of defecting by last round over the episodes; now ${values(p_defect[k], draw.percent)}`,
+    );
   }
 
   /** Heights that are at least ``gap`` apart, in the order of the given ones. */
   function apart(heights, gap) {
     const order = heights.map((_, s) => s).sort((a, b) => heights[a] - heights[b]);
     const placed = [...heights];
-    for (let i = order.length - 2; i >= 0; i--) placed[order[i]] = Math.min(placed[order[i]], placed[order[i + 1]] - gap);
+    for (let i = order.length - 2; i >= 0; i--)
+      placed[order[i]] = Math.min(placed[order[i]], placed[order[i + 1]] - gap);
     const low = Math.min(...placed);
     return low < 8 ? placed.map((height) => height + 8 - low) : placed;
   }
@@ -140,13 +189,21 @@ rewired.learnt = (() => {
     const goal = course.lens[k].flatMap((values) => Array.from(values));
     const size = goal.length / course.states.length;
     const svg = one(".lab-lens");
-    draw.glide(lens, goal, (flat) => draw.lens(svg, course.states.map((name, s) => ({ name, values: flat.slice(s * size, (s + 1) * size) }))));
+    draw.glide(lens, goal, (flat) =>
+      draw.lens(
+        svg,
+        course.states.map((name, s) => ({ name, values: flat.slice(s * size, (s + 1) * size) })),
+      ),
+    );
     lens = goal;
   }
 
   /** What each head and MLP adds to the decision, as {component, contribution}, the largest first. */
   function contributions(k) {
-    const listed = course.components.map((component, i) => ({ component, contribution: course.contribution[k][state][i] }));
+    const listed = course.components.map((component, i) => ({
+      component,
+      contribution: course.contribution[k][state][i],
+    }));
     const shown = listed.filter(({ component }) => cells.has(component));
     return shown.sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
   }
@@ -156,7 +213,10 @@ rewired.learnt = (() => {
     const found = contributions(k);
     for (const { component, contribution } of found) draw.write(cells.get(component), contribution);
     draw.colour(cells, one(".lab-scale"));
-    const listed = found.slice(0, 8).map(({ component, contribution }) => `${component} ${draw.signed(contribution, 1)}`).join(", ");
+    const listed = found
+      .slice(0, 8)
+      .map(({ component, contribution }) => `${component} ${draw.signed(contribution, 1)}`)
+      .join(", ");
     one(".lab-grid").setAttribute("aria-label", `Largest contributions after ${course.states[state]}: ${listed}`);
   }
 
@@ -167,8 +227,15 @@ rewired.learnt = (() => {
     const least = after.reduce((a, b) => (b.p < a.p ? b : a));
     const when = episodes[k] ? `After ${episodes[k]} episodes ${variant}` : "Before any training the base";
     const [strongest] = contributions(k);
-    ui().say(one(".lab-course-told"), `${when} defects most after ${most.name} (`, ["b", draw.percent(most.p)], `) and least after ${least.name} (`,
-      ["b", draw.percent(least.p)], `). The largest contribution after ${states[state]} is that of ${strongest.component}, ${draw.signed(strongest.contribution, 1)} logits.`);
+    ui().say(
+      one(".lab-course-told"),
+      `${when} defects most after ${most.name} (`,
+      ["b", draw.percent(most.p)],
+      `) and least after ${least.name} (`,
+      ["b", draw.percent(least.p)],
+      `). The largest contribution after ${states[state]} is that of ${strongest.component}: `,
+      `${draw.signed(strongest.contribution, 1)} logits.`,
+    );
   }
 
   return { open, step };

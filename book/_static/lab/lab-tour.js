@@ -10,10 +10,20 @@ rewired.guide = (() => {
   /** The pair and the prompt of a puzzle of the run, with nothing put in. */
   function scene(k = 0) {
     const lab = ui().lab();
-    const { source, target, spec, mode = "output" } = lab.puzzles[k];  // the run's circuits are made of outputs
+    const { source, target, spec, mode = "output" } = lab.puzzles[k]; // the run's circuits are made of outputs
     const { state, matrix, wording, labels, temptation, arrangement } = lab.build(spec);
     const full = { state, matrix, wording, labels, temptation: Boolean(temptation), arrangement };
-    return { source, target, spec: full, words: null, chosen: [], what: "source", positions: "all", mode, view: "patch" };
+    return {
+      source,
+      target,
+      spec: full,
+      words: null,
+      chosen: [],
+      what: "source",
+      positions: "all",
+      mode,
+      view: "patch",
+    };
   }
 
   // --- the tour ------------------------------------------------------------------------------------------------------
@@ -31,19 +41,23 @@ rewired.guide = (() => {
     {
       title: "Same words, two decisions",
       set: () => ui().set(scene()),
-      text: () => "Both models read the same prompt. Each dial shows how likely a model is to defect. They began as one base; only their rewards differed.",
+      text: () =>
+        "Both models read the same prompt. Each dial shows how likely a model is to defect. " +
+        "They began as one base; only their rewards differed.",
     },
     {
       title: "Where the curves part",
       set: () => ui().set(scene()),
-      text: () => `The logit lens reads Δ after every layer, from the bottom up. The curves begin at one point. `
-        + `More than half of their final gap is there after layer ${parting()}.`,
+      text: () =>
+        `The logit lens reads Δ after every layer, from the bottom up. The curves begin at one point. ` +
+        `More than half of their final gap is there after layer ${parting()}.`,
     },
     {
       title: "One head",
       set: () => ui().set({ ...scene(), chosen: puzzle().components.slice(0, 1) }),
-      text: () => `${puzzle().components[0]} now has the donor's activation. The thick curve leaves the thin one at exactly that row. `
-        + `Δ moves by ${draw.signed(ui().outcome().effect)} logits, and the decision ${ui().outcome().flip ? "flips" : "stands"}.`,
+      text: () =>
+        `${puzzle().components[0]} now has the donor's activation. The thick curve leaves the thin one at exactly that row. ` +
+        `Δ moves by ${draw.signed(ui().outcome().effect)} logits, and the decision ${ui().outcome().flip ? "flips" : "stands"}.`,
     },
     {
       title: "Try every part",
@@ -51,13 +65,17 @@ rewired.guide = (() => {
         await ui().set(scene());
         await ui().tryAll();
       },
-      text: () => "Every part is patched alone, layer after layer. Colour and number say how far each one moves Δ. The sentence below the grid counts the flips.",
+      text: () =>
+        "Every part is patched alone, layer after layer. Colour and number say how far each one moves Δ. " +
+        "The sentence below the grid counts the flips.",
     },
     {
       title: "A small set",
       set: () => ui().set({ ...scene(), chosen: puzzle().components }),
-      text: () => `These ${puzzle().components.length} together ${ui().outcome().flip ? "flip" : "do not flip"} the decision. A greedy search found them. `
-        + "Now press ⇄ to exchange donor and patient: does the same set work the other way?",
+      text: () =>
+        `These ${puzzle().components.length} together ${ui().outcome().flip ? "flip" : "do not flip"} the decision. ` +
+        "A greedy search found them. " +
+        "Now press ⇄ to exchange donor and patient: does the same set work the other way?",
     },
   ];
 
@@ -68,14 +86,19 @@ rewired.guide = (() => {
     ui().one('[data-do="tour"]').hidden = true;
     ui().one(".lab-step").hidden = false;
     const pips = STEPS.map((_, i) => draw.element("span", { class: i < k ? "done" : i === k ? "here" : "" }));
-    ui().one(".lab-pips").replaceChildren(...pips);
+    ui()
+      .one(".lab-pips")
+      .replaceChildren(...pips);
+    ui().one('[data-do="tour-end"]').hidden = k === STEPS.length - 1;
     ui().one('[data-do="tour-next"]').textContent = k === STEPS.length - 1 ? "Finish" : "Next";
     const write = () => ui().say(ui().one(".lab-tour-text"), ["b", `${k + 1} of ${STEPS.length}. ${title}. `], text());
     const done = set();
     if (k === 3) write();
     await done;
     if (step === k) write();
-    ui().one(".lab-theatre").classList.toggle("lab-look-here", k === 1);
+    ui()
+      .one(".lab-theatre")
+      .classList.toggle("lab-look-here", k === 1);
   }
 
   function end() {
@@ -95,14 +118,27 @@ rewired.guide = (() => {
     const asked = Number(ui().field("puzzle").value || 0);
     const { source, target, components } = puzzles[k ?? asked];
     const par = components.length;
-    ui().say(ui().one(".lab-task"), `Flip the decision of ${ui().title(target)} with as few heads and MLPs of ${ui().title(source)} as you can. `
-      + `A greedy search needed ${par}: that is par.`);
+    ui().say(
+      ui().one(".lab-task"),
+      `Flip the decision of the ${ui().title(target)} model with as few heads and MLPs of the ` +
+        `${ui().title(source)} model as you can. ` +
+        `A greedy search needed ${par}: that is par.`,
+    );
     const counted = chosen.filter((name) => /H|MLP/.test(name));
     const playing = k !== null && holds(k);
     const slots = Array.from({ length: Math.max(par, playing ? counted.length : 0) }, (_, i) =>
-      draw.element("span", { class: `${playing && i < counted.length ? "full" : ""}${i >= par ? " over" : ""}` }, playing && counted[i] ? counted[i] : ""));
-    ui().one(".lab-slots").replaceChildren(...slots);
-    ui().one(".lab-puzzle").classList.toggle("lab-solved", playing && solved(counted));
+      draw.element(
+        "span",
+        { class: `${playing && i < counted.length ? "full" : ""}${i >= par ? " over" : ""}` },
+        playing && counted[i] ? counted[i] : "",
+      ),
+    );
+    ui()
+      .one(".lab-slots")
+      .replaceChildren(...slots);
+    ui()
+      .one(".lab-puzzle")
+      .classList.toggle("lab-solved", playing && solved(counted));
     ui().one('[data-do="puzzle"]').textContent = playing ? "Start over" : "Start";
     ui().one('[data-do="solution"]').hidden = !playing;
     ui().one(".lab-score").textContent = playing ? score(counted, chosen, par) : "";
@@ -116,7 +152,8 @@ rewired.guide = (() => {
     return same && words === null && what === "source" && positions === "all" && mode === own.mode;
   }
 
-  const solved = (counted) => counted.length === ui().now().chosen.length && Boolean(ui().outcome() && ui().outcome().flip);
+  const solved = (counted) =>
+    counted.length === ui().now().chosen.length && Boolean(ui().outcome() && ui().outcome().flip);
 
   function score(counted, chosen, par) {
     if (counted.length < chosen.length) return "Whole attention layers and streams do not count. Take them out.";
@@ -125,7 +162,9 @@ rewired.guide = (() => {
     const used = `${counted.length} ${counted.length === 1 ? "component" : "components"}`;
     if (!flip) return `${used}, par ${par}: Δ ${draw.signed(delta)}. Not flipped yet.`;
     if (counted.length < par) return `Solved with ${used}: fewer than the greedy search, par ${par}!`;
-    return counted.length === par ? `Solved with ${used}: par!` : `Solved with ${used}, par ${par}. Can you do it with fewer?`;
+    return counted.length === par
+      ? `Solved with ${used}: par!`
+      : `Solved with ${used}, par ${par}. Can you do it with fewer?`;
   }
 
   const begin = (k) => ui().set({ ...scene(k), puzzle: k });
@@ -151,23 +190,43 @@ rewired.guide = (() => {
     return { state, matrix, wording, labels, temptation: Boolean(temptation), arrangement };
   }
 
-  const PLAIN = { words: null, chosen: [], what: "source", positions: "all", mode: "input", view: "patch", puzzle: null };
+  const PLAIN = {
+    words: null,
+    chosen: [],
+    what: "source",
+    positions: "all",
+    mode: "input",
+    view: "patch",
+    puzzle: null,
+  };
 
   /** {heading's id on the page: what is on the table there, and what is done then}. */
   const EXAMPLES = {
-    "where-two-courses-part": { set: () => ({ source: "base", target: run("strategic"), spec: prompt("CC_continue/v0") }) },
+    "where-two-courses-part": {
+      set: () => ({ source: "base", target: run("strategic"), spec: prompt("CC_continue/v0") }),
+    },
     "every-part-of-one-pair": {
       set: () => ({ source: run("strategic"), target: run("deontological"), spec: prompt("CC_continue/v0") }),
       then: () => ui().tryAll(),
     },
     "a-head-that-looks-at-their-move": {
-      set: () => ({ source: run("deontological"), target: run("strategic"), whose: "target", spec: prompt("CC_continue/v0") }),
+      set: () => ({
+        source: run("deontological"),
+        target: run("strategic"),
+        whose: "target",
+        spec: prompt("CC_continue/v0"),
+      }),
       then: () => ui().set({ head: ui().keenest() }),
       at: ".lab-looks",
     },
     "heads-of-a-reciprocator": {
-      set: () => ({ source: run("strategic"), target: run("deontological"), spec: prompt("CC_continue/x3"), mode: "output",
-        chosen: ["L5H2", "L5H4", "L5H5", "L7H3"].filter((name) => ui().lab().components().includes(name)) }),
+      set: () => ({
+        source: run("strategic"),
+        target: run("deontological"),
+        spec: prompt("CC_continue/x3"),
+        mode: "output",
+        chosen: ["L5H2", "L5H4", "L5H5", "L7H3"].filter((name) => ui().lab().components().includes(name)),
+      }),
     },
   };
 
@@ -175,7 +234,9 @@ rewired.guide = (() => {
   async function example(id) {
     const { set, then, at } = EXAMPLES[id];
     await ui().set({ ...PLAIN, ...set() });
-    ui().one(at || ".lab-models").scrollIntoView({ block: at ? "center" : "start" });
+    ui()
+      .one(at || ".lab-models")
+      .scrollIntoView({ block: at ? "center" : "start" });
     if (then) await then();
   }
 

@@ -12,10 +12,24 @@ rewired.ui = (() => {
   const field = (name) => one(`[name="${name}"]`);
   const breath = () => new Promise((done) => setTimeout(done));
   const SWAPS = ["listing_swapped", "answer_swapped", "rows_swapped", "columns_swapped"];
-  const WORDINGS = { structured: "a table", prose: "sentences", story: "a story of a shared flat", named: "a game with a name" };
-  const ROLES = { own_move: "your last move", other_move: "the other player's move", own_points: "your points",
-    other_points: "the other's points", temptation: "the temptation", question: "the question",
-    listed_first: "the options", listed_second: "the options", answer_first: "the answers", answer_second: "the answers" };
+  const WORDINGS = {
+    structured: "a table",
+    prose: "sentences",
+    story: "a story of a shared flat",
+    named: "a game with a name",
+  };
+  const ROLES = {
+    own_move: "your last move",
+    other_move: "the other player's move",
+    own_points: "your points",
+    other_points: "the other's points",
+    temptation: "the temptation",
+    question: "the question",
+    listed_first: "the options",
+    listed_second: "the options",
+    answer_first: "the answers",
+    answer_second: "the answers",
+  };
 
   let lab, defaults, now; // the engine, the choices at the start, the choices
   let cells = new Map(); // component -> its button
@@ -44,7 +58,9 @@ rewired.ui = (() => {
 
   /** A sentence from words and [tag, words]. */
   function say(holder, ...pieces) {
-    holder.replaceChildren(...pieces.map((piece) => (Array.isArray(piece) ? draw.element(piece[0], {}, piece[1]) : piece)));
+    holder.replaceChildren(
+      ...pieces.map((piece) => (Array.isArray(piece) ? draw.element(piece[0], {}, piece[1]) : piece)),
+    );
   }
 
   // --- choices -------------------------------------------------------------------------------------------------------
@@ -56,10 +72,21 @@ rewired.ui = (() => {
     const spec = lab.build(puzzle ? puzzle.spec : {});
     const { state, matrix, wording, labels, temptation, arrangement } = spec;
     return {
-      source: puzzle ? puzzle.source : names.at(-1), target: puzzle ? puzzle.target : names[0],
-      spec: { state, matrix, wording, labels, temptation: Boolean(temptation), arrangement }, words: null,
-      chosen: [], what: "source", draw: 1, positions: "all", mode: puzzle ? "output" : "input",
-      head: "L0H0", whose: "target", puzzle: null, view: "patch", run: null, episode: null,
+      source: puzzle ? puzzle.source : names.at(-1),
+      target: puzzle ? puzzle.target : names[0],
+      spec: { state, matrix, wording, labels, temptation: Boolean(temptation), arrangement },
+      words: null,
+      chosen: [],
+      what: "source",
+      draw: 1,
+      positions: "all",
+      mode: puzzle ? "output" : "input",
+      head: lab.components(["head"]).find((name) => puzzle && puzzle.components.includes(name)) || "L0H0",
+      whose: "target",
+      puzzle: null,
+      view: "patch",
+      run: null,
+      episode: null,
     };
   }
 
@@ -90,13 +117,38 @@ rewired.ui = (() => {
   function written() {
     const { spec } = now;
     const pairs = {
-      source: now.source, target: now.target, last: spec.state, points: spec.matrix.join("."), wording: spec.wording,
-      cooperate: spec.labels[0], defect: spec.labels[1], tempted: Number(spec.temptation),
-      swaps: SWAPS.map((name) => Number(Boolean(spec.arrangement[name]))).join(""), words: now.words, parts: now.chosen.join("."),
-      put: now.what, draw: now.draw, at: now.positions, mode: now.mode, head: now.head, puzzle: now.puzzle,
-      view: now.view, run: now.view === "learnt" ? now.run : null, episode: now.view === "learnt" ? now.episode : null,
+      source: now.source,
+      target: now.target,
+      last: spec.state,
+      points: spec.matrix.join("."),
+      wording: spec.wording,
+      cooperate: spec.labels[0],
+      defect: spec.labels[1],
+      tempted: Number(spec.temptation),
+      swaps: SWAPS.map((name) => Number(Boolean(spec.arrangement[name]))).join(""),
+      words: now.words,
+      parts: now.chosen.join("."),
+      put: now.what,
+      draw: now.draw,
+      at: now.positions,
+      mode: now.mode,
+      head: now.head,
+      puzzle: now.puzzle,
+      view: now.view,
+      run: now.view === "learnt" ? now.run : null,
+      episode: now.view === "learnt" ? now.episode : null,
     };
-    const short = { put: "source", draw: 1, at: "all", mode: "input", head: "L0H0", view: "patch", parts: "", tempted: 0, swaps: "0000" };
+    const short = {
+      put: "source",
+      draw: 1,
+      at: "all",
+      mode: "input",
+      head: defaults.head,
+      view: "patch",
+      parts: "",
+      tempted: 0,
+      swaps: "0000",
+    };
     const kept = Object.entries(pairs).filter(([key, value]) => value !== null && value !== short[key]);
     return new URLSearchParams(kept.map(([key, value]) => [key, String(value)])).toString();
   }
@@ -110,20 +162,31 @@ rewired.ui = (() => {
     const swaps = given.get("swaps") || "0000";
     const spec = {
       state: from("last", ["CC", "CD", "DC", "DD"], defaults.spec.state),
-      matrix: points.length === 4 && points.every((x) => Number.isInteger(x) && Math.abs(x) < 100) ? points : defaults.spec.matrix,
+      matrix:
+        points.length === 4 && points.every((x) => Number.isInteger(x) && Math.abs(x) < 100)
+          ? points
+          : defaults.spec.matrix,
       wording: from("wording", lab.wordings, defaults.spec.wording),
       labels: [given.get("cooperate") || defaults.spec.labels[0], given.get("defect") || defaults.spec.labels[1]],
       temptation: given.get("tempted") === "1",
       arrangement: Object.fromEntries(SWAPS.map((name, k) => [name, swaps[k] === "1"])),
     };
     return {
-      ...defaults, spec, source: from("source", runs, defaults.source), target: from("target", runs, defaults.target),
-      words: given.get("words"), chosen: (given.get("parts") || "").split(".").filter((name) => cells.has(name)),
-      what: from("put", ["source", "self", "random"], "source"), draw: Number(given.get("draw")) || 1,
-      positions: from("at", ["all", "decision"], "all"), mode: from("mode", ["input", "output"], "input"),
-      head: from("head", lab.components(["head"]), defaults.head), view: lab.learnt ? from("view", ["patch", "learnt"], "patch") : "patch",
+      ...defaults,
+      spec,
+      source: from("source", runs, defaults.source),
+      target: from("target", runs, defaults.target),
+      words: given.get("words"),
+      chosen: (given.get("parts") || "").split(".").filter((name) => cells.has(name)),
+      what: from("put", ["source", "self", "random"], "source"),
+      draw: Number(given.get("draw")) || 1,
+      positions: from("at", ["all", "decision"], "all"),
+      mode: from("mode", ["input", "output"], "input"),
+      head: from("head", lab.components(["head"]), defaults.head),
+      view: lab.learnt ? from("view", ["patch", "learnt"], "patch") : "patch",
       puzzle: lab.puzzles[given.get("puzzle") || "none"] ? Number(given.get("puzzle")) : null,
-      run: from("run", lab.learnt || [], null), episode: given.has("episode") ? Number(given.get("episode")) : null,
+      run: from("run", lab.learnt || [], null),
+      episode: given.has("episode") ? Number(given.get("episode")) : null,
     };
   }
 
@@ -168,7 +231,16 @@ rewired.ui = (() => {
 
   /** A new pair to patch; what was tried on the old one is forgotten unless it is the same. */
   function renew(fresh, about) {
-    const key = [now.source, now.target, about.encoded.text, now.spec.labels, now.positions, now.mode, now.what, now.draw].join("|");
+    const key = [
+      now.source,
+      now.target,
+      about.encoded.text,
+      now.spec.labels,
+      now.positions,
+      now.mode,
+      now.what,
+      now.draw,
+    ].join("|");
     if (sweep && sweep.key === key) return;
     stop();
     sweep = Object.assign(fresh, about, { key });
@@ -252,13 +324,23 @@ rewired.ui = (() => {
   /** The fields say what is chosen. */
   show.choices = () => {
     const { spec } = now;
-    const values = { source: now.source, target: now.target, wording: spec.wording, own: spec.state[0], other: spec.state[1],
-      cooperate: spec.labels[0], defect: spec.labels[1], head: now.head };
-    for (const [name, value] of Object.entries(values)) if (field(name) !== document.activeElement || field(name).tagName === "SELECT") field(name).value = value;
+    const values = {
+      source: now.source,
+      target: now.target,
+      wording: spec.wording,
+      own: spec.state[0],
+      other: spec.state[1],
+      cooperate: spec.labels[0],
+      defect: spec.labels[1],
+      head: now.head,
+    };
+    for (const [name, value] of Object.entries(values))
+      if (field(name) !== document.activeElement || field(name).tagName === "SELECT") field(name).value = value;
     offer(field("matrix"), spec.matrix.join("."), points(spec.matrix));
     field("temptation").checked = spec.temptation;
     for (const name of SWAPS) field(name).checked = Boolean(spec.arrangement[name]);
-    for (const name of ["what", "positions", "mode", "whose"]) one(`[name="${name}"][value="${now[name]}"]`).checked = true;
+    for (const name of ["what", "positions", "mode", "whose"])
+      one(`[name="${name}"][value="${now[name]}"]`).checked = true;
     one('[data-do="draw"]').hidden = now.what !== "random";
     one('[data-do="own-words-away"]').hidden = now.words === null;
     for (const view of ["patch", "learnt"]) {
@@ -307,7 +389,9 @@ rewired.ui = (() => {
   /** What the component under the pointer is, and what it does alone. */
   show.about = (name) => {
     const alone = effects.get(name);
-    const does = alone ? `: alone it moves Δ by ${draw.signed(alone.effect)}${alone.flip ? ", which flips the decision" : ""}` : "";
+    const does = alone
+      ? `: alone it moves Δ by ${draw.signed(alone.effect)}${alone.flip ? ", which flips the decision" : ""}`
+      : "";
     show.hint(`${name}, ${draw.component(name).words}${does}`);
   };
 
@@ -330,18 +414,27 @@ rewired.ui = (() => {
       draw.swing(dial, drawn ? drawn[side] : null);
       drawn = { ...drawn, [side]: needle };
       const { delta, p_defect, legal_mass } = patched || recording;
-      say(box.querySelector(".lab-decides"), ["strong", `${patched ? "now " : ""}${draw.decision(delta)}`], ["span", `Δ ${draw.signed(delta)}`],
-        ["span", `P(defect) ${draw.percent(p_defect)}`], ["span", `legal mass ${draw.percent(legal_mass)}`]);
+      say(
+        box.querySelector(".lab-decides"),
+        ["strong", `${patched ? "now " : ""}${draw.decision(delta)}`],
+        ["span", `Δ ${draw.signed(delta)}`],
+        ["span", `P(defect) ${draw.percent(p_defect)}`],
+        ["span", `legal mass ${draw.percent(legal_mass)}`],
+      );
     }
   };
 
   show.lens = () => {
     const { source, target } = sweep;
     const svg = one("#lab-patch .lab-lens");
-    const fixed = [{ name: "source", values: source.lens }, { name: "target", values: target.lens }];
+    const fixed = [
+      { name: "source", values: source.lens },
+      { name: "target", values: target.lens },
+    ];
     const goal = outcome ? outcome.lens : target.lens;
     const layers = new Set(now.chosen.map((name) => draw.component(name).layer));
-    const paint = (values) => draw.lens(svg, outcome || values !== goal ? [...fixed, { name: "patched", values }] : fixed, layers);
+    const paint = (values) =>
+      draw.lens(svg, outcome || values !== goal ? [...fixed, { name: "patched", values }] : fixed, layers);
     draw.glide(drawn && drawn.lens, goal, paint);
     drawn = { ...drawn, lens: goal };
     one('#lab-patch [data-line="patched"].lab-line').hidden = !outcome;
@@ -356,15 +449,29 @@ rewired.ui = (() => {
     const [donor, patient] = [title(now.source), title(now.target)];
     if (!outcome) {
       const alike = source.delta > 0 === target.delta > 0 ? "Both models decide alike" : "The two decide differently";
-      return say(holder, ["b", `${alike}: `], `the patient, ${patient}, ${draw.decision(target.delta)} with Δ ${draw.signed(target.delta)}; the donor, `
-        + `${donor}, ${draw.decision(source.delta)} with Δ ${draw.signed(source.delta)}. Nothing is patched yet.`);
+      return say(
+        holder,
+        ["b", `${alike}: `],
+        `the patient, ${patient}, ${draw.decision(target.delta)} with Δ ${draw.signed(target.delta)}; the donor, ` +
+          `${donor}, ${draw.decision(source.delta)} with Δ ${draw.signed(source.delta)}. Nothing is patched yet.`,
+      );
     }
-    const told = { source: `${listed(now.chosen)} from ${donor} into ${patient}`, self: `${listed(now.chosen)} of ${patient}, put into itself`,
-      random: `A random direction of the same length in ${listed(now.chosen)} of ${patient}` }[now.what];
-    const way = now.what === "source" && Number.isFinite(outcome.recovered) ? `, ${Math.round(100 * outcome.recovered)} % of the way to the donor` : "";
-    const moved = outcome.effect === 0 ? `Δ stays ${draw.signed(target.delta)}, a change of exactly 0` :
-      `Δ ${draw.signed(target.delta)} → ${draw.signed(outcome.delta)} logits${way}`;
-    const verdict = outcome.flip ? `The decision flips: it now ${draw.decision(outcome.delta)}.` : `The decision stands: it still ${draw.decision(outcome.delta)}.`;
+    const told = {
+      source: `${listed(now.chosen)} from ${donor} into ${patient}`,
+      self: `${listed(now.chosen)} of ${patient}, put into itself`,
+      random: `A random direction of the same length in ${listed(now.chosen)} of ${patient}`,
+    }[now.what];
+    const way =
+      now.what === "source" && Number.isFinite(outcome.recovered)
+        ? `, ${Math.round(100 * outcome.recovered)} % of the way to the donor`
+        : "";
+    const moved =
+      outcome.effect === 0
+        ? `Δ stays ${draw.signed(target.delta)}, a change of exactly 0`
+        : `Δ ${draw.signed(target.delta)} → ${draw.signed(outcome.delta)} logits${way}`;
+    const verdict = outcome.flip
+      ? `The decision flips: it now ${draw.decision(outcome.delta)}.`
+      : `The decision stands: it still ${draw.decision(outcome.delta)}.`;
     holder.classList.toggle("lab-flipped", outcome.flip);
     say(holder, `${told}: ${moved}. `, ["b", verdict]);
   };
@@ -374,10 +481,18 @@ rewired.ui = (() => {
     const single = [...effects].filter(([name]) => /H|MLP/.test(name));
     const flips = single.filter(([, { flip }]) => flip).length;
     const [strongest, { effect }] = single.reduce((a, b) => (Math.abs(b[1].effect) > Math.abs(a[1].effect) ? b : a));
-    const count = flips ? `${flips} of ${single.length} heads and MLPs flip` : `None of the ${single.length} heads and MLPs flips`;
-    say(one("#lab-patch .lab-verdict"), ["b", `${count} the decision alone. `], `The strongest is ${strongest}, with ${draw.signed(effect)} logits.`);
+    const count = flips
+      ? `${flips} of ${single.length} heads and MLPs flip`
+      : `None of the ${single.length} heads and MLPs flips`;
+    say(
+      one("#lab-patch .lab-verdict"),
+      ["b", `${count} the decision alone. `],
+      `The strongest is ${strongest}, with ${draw.signed(effect)} logits.`,
+    );
     show.chosen();
-    show.hint("Colour and number: how far Δ moves when this part alone is patched. A dark corner: alone it flips the decision.");
+    show.hint(
+      "Colour and number: how far Δ moves when this part alone is patched. A dark corner: alone it flips the decision.",
+    );
     rewired.guide.follow();
   };
 
@@ -410,7 +525,12 @@ rewired.ui = (() => {
   }
 
   /** A token with the two before it, which tell it from others that look the same. */
-  const before = (k) => sweep.encoded.tokens.slice(Math.max(0, k - 2), k + 1).join("").replace(/\s+/g, " ").trim();
+  const before = (k) =>
+    sweep.encoded.tokens
+      .slice(Math.max(0, k - 2), k + 1)
+      .join("")
+      .replace(/\s+/g, " ")
+      .trim();
 
   /** " (your last move)" for a token that belongs to it. */
   function role(k) {
@@ -481,7 +601,8 @@ rewired.ui = (() => {
     positions: ({ value }) => ({ positions: value }),
     mode: ({ value }) => ({ mode: value }),
   };
-  for (const name of SWAPS) CHANGES[name] = ({ checked }) => specWith({ arrangement: { ...now.spec.arrangement, [name]: checked } });
+  for (const name of SWAPS)
+    CHANGES[name] = ({ checked }) => specWith({ arrangement: { ...now.spec.arrangement, [name]: checked } });
   const TYPED = ["cooperate", "defect", "text"];
 
   let typing; // what was typed waits until the fingers rest
@@ -511,9 +632,12 @@ rewired.ui = (() => {
   async function check(button) {
     const told = button.nextElementSibling;
     button.disabled = true;
-    const onEach = (_, k) => { told.textContent = `${k + 1} of ${lab.golden.length} …`; };
+    const onEach = (_, k) => {
+      told.textContent = `${k + 1} of ${lab.golden.length} …`;
+    };
     const { count, largest } = await lab.check(onEach);
-    told.textContent = `Recomputed here: ${count} of this book's own numbers; largest difference ${largest.toExponential(0).replace("-", "−")} logits.`;
+    const size = largest.toExponential(0).replace("-", "−");
+    told.textContent = `Recomputed here: ${count} of this book's own numbers; largest difference ${size} logits.`;
     button.disabled = false;
   }
 
@@ -542,7 +666,14 @@ rewired.ui = (() => {
     for (const other of cells.values()) other.tabIndex = other === box ? 0 : -1;
   }
 
-  const STEPS = { ArrowUp: [1, 0], ArrowDown: [-1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], Home: [0, -99], End: [0, 99] };
+  const STEPS = {
+    ArrowUp: [1, 0],
+    ArrowDown: [-1, 0],
+    ArrowLeft: [0, -1],
+    ArrowRight: [0, 1],
+    Home: [0, -99],
+    End: [0, 99],
+  };
 
   /** The arrows move through the grid: up and down a layer, left and right a component. */
   function moved(event) {
@@ -551,7 +682,8 @@ rewired.ui = (() => {
     event.preventDefault();
     const { layer } = draw.component(event.target.dataset.component);
     const row = (k) => [...cells.values()].filter((box) => draw.component(box.dataset.component).layer === k);
-    const order = (boxes) => boxes.sort((a, b) => a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1);
+    const order = (boxes) =>
+      boxes.sort((a, b) => (a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1));
     const place = order(row(layer)).indexOf(event.target);
     const next = order(row(Math.max(0, Math.min(lab.config.depth - 1, layer + step[0]))));
     const box = next[Math.max(0, Math.min(next.length - 1, place + step[1]))];
@@ -575,7 +707,13 @@ rewired.ui = (() => {
     root.addEventListener("click", pressed);
     grid.addEventListener("keydown", moved);
     for (const type of ["pointerover", "focusin"]) {
-      grid.addEventListener(type, ({ target }) => target.closest("[data-component]") && !work && show.about(target.closest("[data-component]").dataset.component));
+      grid.addEventListener(
+        type,
+        ({ target }) =>
+          target.closest("[data-component]") &&
+          !work &&
+          show.about(target.closest("[data-component]").dataset.component),
+      );
     }
     for (const type of ["click", "keydown"]) one(".lab-views").addEventListener(type, turned);
     one(".lab-scene").addEventListener("submit", (event) => event.preventDefault());
@@ -610,8 +748,28 @@ rewired.ui = (() => {
   }
 
   return {
-    open, set, toggle, exchange, tryAll, findSet, keenest, apply, title, say, one, all, field, offerRuns, lab: () => lab,
-    now: () => now, sweep: () => sweep, outcome: () => outcome, effects: () => effects, settled: () => ready, roles, keepAddress,
+    open,
+    set,
+    toggle,
+    exchange,
+    tryAll,
+    findSet,
+    keenest,
+    apply,
+    title,
+    say,
+    one,
+    all,
+    field,
+    offerRuns,
+    lab: () => lab,
+    now: () => now,
+    sweep: () => sweep,
+    outcome: () => outcome,
+    effects: () => effects,
+    settled: () => ready,
+    roles,
+    keepAddress,
     scale: () => one(".lab-bench .lab-scale"),
   };
 })();
