@@ -47,12 +47,12 @@ class Lab:
         return [text for text in browser_check.told(events, host) if "another host: file:" not in text]
 
     def ready(self) -> None:
-        for _ in range(600):
+        for _ in range(1800):
             if self.js("return document.querySelector('#lab[data-ready]') !== null"):
                 return
             time.sleep(0.1)
         told = "; ".join(browser_check.told(self.browser.events, ""))
-        raise RuntimeError(f"The lab was not ready within a minute. {told}")
+        raise RuntimeError(f"The lab was not ready within three minutes. {told}")
 
     def js(self, code: str):
         """What the body of an asynchronous function returns in the page; RuntimeError with what it throws."""
