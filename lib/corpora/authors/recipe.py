@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tqdm import tqdm
@@ -24,7 +25,7 @@ from corpora.authors.texts import Text
 from corpora.authors.world import World, load
 from corpora.training import SPECIAL, Batch, Places, Stage, arranged, wrapped
 
-_RATES = {"lr_matrices": 1.5e-3, "lr_rest": 2.2e-3}
+_RATES: dict[str, Any] = {"lr_matrices": 1.5e-3, "lr_rest": 2.2e-3}
 _WHOLE = {"whole": 14_000, "thoughts": 6_000, "told": 5_000, "following": 7_000, "guessed": 2_000, "answering": 3_000}
 _LAST = {
     "whole": 6_000,
