@@ -99,7 +99,7 @@ window.rewired = window.rewired || {};
     }
   };
 
-  /** What kernel.wat does: two rows and four columns at a time, which is what JavaScript's engines keep in registers. */
+  /** What kernel.wat does: two rows and four columns at a time, as many sums as engines keep in registers. */
   function productInJavaScript(F, x, w, y, [rows, inner, columns]) {
     for (let column = 0; column < columns; column += 4) {
       const panel = w.at + (column >> 3) * w.panel + (column & 4);

@@ -1,7 +1,7 @@
 /* The lab: opens the data of a run and gives the page its models, prompts, golden numbers and courses of training.
 
-Data are classic scripts that call `rewired.data(name, content)`: the one way to load a file that browsers allow to a page
-that was opened from a disk. Nothing is asked of another host. */
+Data are classic scripts that call `rewired.data(name, content)`: the one way to load a file that browsers allow to a
+page that was opened from a disk. Nothing is asked of another host. */
 "use strict";
 window.rewired = window.rewired || {};
 
@@ -29,7 +29,8 @@ window.rewired = window.rewired || {};
       };
       script.onerror = () => {
         script.remove();
-        reject(new rewired.Problem(`The file ${name}.js of the lab's data is missing here. Build the book, or copy the whole site.`));
+        reject(new rewired.Problem(
+          `The file ${name}.js of the lab's data is missing here. Build the book, or copy the whole site.`));
       };
       document.head.append(script);
     });
@@ -59,7 +60,7 @@ window.rewired = window.rewired || {};
       const encoded = this.tokenizer.row(text, labels);
       if (encoded.ids.length > this.config.limit)
         throw new rewired.Problem(
-          `These words are ${encoded.ids.length} tokens long, and the lab takes ${this.config.limit} at most. Shorten them.`);
+          `These words are ${encoded.ids.length} tokens long; the lab takes ${this.config.limit} at most. Shorten them.`);
       return encoded;
     }
 
@@ -70,7 +71,8 @@ window.rewired = window.rewired || {};
     /** "base", or a run such as "strategic-1": its files are loaded and its adapter merged when first asked for. */
     model(name) {
       if (!this.runs.some((run) => run.name === name))
-        return Promise.reject(new rewired.Problem(`There is no model "${name}" here: there are ${this.runs.map((run) => run.name).join(", ")}.`));
+        return Promise.reject(new rewired.Problem(
+          `There is no model "${name}" here: there are ${this.runs.map((run) => run.name).join(", ")}.`));
       if (!this.models.has(name)) {
         const made = this.made(name);
         made.catch(() => this.models.delete(name));  // it may be asked for again
@@ -100,7 +102,9 @@ window.rewired = window.rewired || {};
         const sweep = new rewired.Sweep(source.record(encoded), target.record(encoded), number);
         const recomputed = sweep.patch([number.component]).delta;
         const differences = [
-          recomputed - number.delta_patched, sweep.source.delta - number.delta_source, sweep.target.delta - number.delta_target];
+          recomputed - number.delta_patched,
+          sweep.source.delta - number.delta_source,
+          sweep.target.delta - number.delta_target];
         rows.push({ ...number, recomputed, difference: Math.max(...differences.map(Math.abs)) });
         onEach(rows.at(-1), rows.length - 1);
         await new Promise((resolve) => setTimeout(resolve, 0));

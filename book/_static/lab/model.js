@@ -1,8 +1,8 @@
 /* A Gemma-2 in the page: weights, one forward pass that records every site, and the decision read from a stream.
 
-Names are those of the library: `resid` (the residual stream entering each layer, and the final one), `z` (what the heads
-have gathered), `attn_out`, `mlp_out`; `delta` in logits, negative = cooperate. A pass computes rows of tokens in the
-store's memory; what a recording keeps of them are arrays [position, width], one a layer. */
+Names are those of the library: `resid` (the residual stream entering each layer, and the final one), `z` (what the
+heads have gathered), `attn_out`, `mlp_out`; `delta` in logits, negative = cooperate. A pass computes rows of tokens in
+the store's memory; what a recording keeps of them are arrays [position, width], one a layer. */
 "use strict";
 window.rewired = window.rewired || {};
 
@@ -12,6 +12,8 @@ window.rewired = window.rewired || {};
     "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"];
   const NORMS = [
     "input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"];
+
+  const SITES = ["resid", "z", "attn_out", "mlp_out", "q", "k", "v"];
 
   /** {name: {rows, columns, values}} of an exported file: its tensors lie one behind the other in one base64 text. */
   function unpacked({ tensors, weights }) {
@@ -127,7 +129,7 @@ window.rewired = window.rewired || {};
   const offset = (rows, row) => ({ at: rows.at + row * rows.step, step: rows.step });
 
   rewired.Model = class Model {
-    /** @param {Base} base @param {string} name @param {object|null} adapter an exported file; null for the base itself */
+    /** @param {Base} base @param {string} name @param {object|null} adapter an exported file; null for the base */
     constructor(base, name, adapter) {
       this.base = base;
       this.name = name;
@@ -140,10 +142,12 @@ window.rewired = window.rewired || {};
           const A = update[`${path}.A`], B = update[`${path}.B`];
           if (A) used.add(`${path}.A`).add(`${path}.B`);
           const weights = A ? merged(base.weights[path], A, B, adapter.scale) : values;
-          return [module, { rows, columns, ...base.store.pack(weights, rows, columns, base.store.take(rows * columns)) }];
+          const at = base.store.take(rows * columns);
+          return [module, { rows, columns, ...base.store.pack(weights, rows, columns, at) }];
         })));
       if (used.size < Object.keys(update).length)
-        throw new rewired.Problem(`The adapter of ${name} changes more than the layers' linear modules; the page cannot run it.`);
+        throw new rewired.Problem(
+          `The adapter of ${name} changes more than the layers' linear modules; the page cannot run it.`);
     }
 
     /** The activations of a row of tokens at every site, and what it decides: a Recording. */
@@ -175,7 +179,8 @@ window.rewired = window.rewired || {};
         lens[layer + 1] = this.read(step, encoded).delta;
       }
       const { delta, delta_raw } = this.read(step, encoded);
-      const outcome = { lens, delta, delta_raw, p_defect: 1 / (1 + Math.exp(-delta)), legal_mass: this.legalMass(pass) };
+      const p_defect = 1 / (1 + Math.exp(-delta));
+      const outcome = { lens, delta, delta_raw, p_defect, legal_mass: this.legalMass(pass) };
       if (record) outcome.recording = Object.assign(pass.recording.keep("resid", depth), outcome);
       return outcome;
     }
@@ -193,7 +198,7 @@ window.rewired = window.rewired || {};
       this.base.store.F.set(recorded.subarray(from * rows.step, count * rows.step), rows.at + from * rows.step);
     }
 
-    /** One layer, for rows `pass.first` on; its sublayers' outputs for rows `ask` on (in the last layer few are read). */
+    /** One layer, for rows `pass.first` on; what it adds, for rows `ask` on (in the last layer few are read). */
     layer(layer, pass, ask) {
       const { x, normed, z, out } = this.base.room, { recording } = pass, norms = this.base.norms[layer];
       if (recording) recording.keep("resid", layer);
@@ -269,9 +274,10 @@ window.rewired = window.rewired || {};
         this.put(v, pass.below.v[layer], 0, first);
       }
       if (pass.recording) for (const site of ["q", "k", "v"]) pass.recording.keep(site, layer);
+      const size = heads / kv_heads;  // of a group of heads, which share keys and values
       for (let group = 0; group < kv_heads; group++) {
         this.packKeys(group, count);
-        for (let head = 0; head < heads / kv_heads; head++) this.mix(layer, group * (heads / kv_heads) + head, ask, count);
+        for (let head = group * size; head < (group + 1) * size; head++) this.mix(layer, head, ask, count);
       }
     }
 
@@ -405,7 +411,7 @@ window.rewired = window.rewired || {};
     constructor(model, encoded, below) {
       this.model = model;
       this.encoded = encoded;
-      for (const site of ["resid", "z", "attn_out", "mlp_out", "q", "k", "v"]) this[site] = below ? [...below[site]] : [];
+      for (const site of SITES) this[site] = below ? [...below[site]] : [];
     }
 
     /** Copy what the room holds of a site now. */

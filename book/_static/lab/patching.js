@@ -2,7 +2,8 @@
 
 The *target* runs, but some components get the activations that they had in the *source* at the same positions:
 
-  L3H0      a head: in mode "input" its slice of what W_O reads; in mode "output" its share of the sum, by the source's W_O
+  L3H0      a head: in mode "input" its slice of what W_O reads; in mode "output" its share of the sum, made by the
+            source's W_O
   L3_MLP    the MLP's output, before the post-feedforward norm
   L3_ATTN   the attention layer's output, before the post-attention norm
   L3_RESID  the residual stream after the layer
@@ -19,19 +20,21 @@ window.rewired = window.rewired || {};
     const names = [];
     for (let layer = 0; layer < depth; layer++)
       for (const kind of kinds) {
-        if (!KINDS.includes(kind)) throw new rewired.Problem(`There is no kind "${kind}": there are ${KINDS.join(", ")}.`);
+        if (!KINDS.includes(kind))
+          throw new rewired.Problem(`There is no kind "${kind}": there are ${KINDS.join(", ")}.`);
         if (kind === "head") for (let head = 0; head < heads; head++) names.push(`L${layer}H${head}`);
         else names.push(`L${layer}_${kind.toUpperCase()}`);
       }
     return names;
   };
 
-  /** {name, layer, kind, head, start} of a component; `start` is the first layer that a patch of it changes from inside. */
+  /** {name, layer, kind, head, start} of a component; `start`: the first layer that a patch of it changes inside. */
   rewired.component = function (name, { depth, heads }) {
     const parts = /^L(\d+)(?:H(\d+)|_(MLP|ATTN|RESID))$/.exec(name);
     const layer = Number(parts?.[1]), head = Number(parts?.[2] ?? -1);
     if (!parts || layer >= depth || head >= heads)
-      throw new rewired.Problem(`There is no component "${name}": there are L0H0 to L${depth - 1}H${heads - 1}, L0_MLP, L0_ATTN, L0_RESID ….`);
+      throw new rewired.Problem(
+        `There is no component "${name}": there are L0H0 to L${depth - 1}H${heads - 1}, L0_MLP, L0_ATTN, L0_RESID ….`);
     const kind = head < 0 ? parts[3].toLowerCase() : "head";
     return { name, layer, kind, head, start: layer + (kind === "resid" ? 1 : 0) };
   };
@@ -55,7 +58,8 @@ window.rewired = window.rewired || {};
       let gap = 0, length = 0;
       for (let i = 0; i < width; i++) {
         gap += (there[at + i] - own[at + i]) ** 2;
-        direction[i] = Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());  // Box and Muller's normal
+        // a normal number by Box and Muller's way
+        direction[i] = Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform());
         length += direction[i] ** 2;
       }
       for (let i = 0; i < width; i++) moved[at + i] += direction[i] * Math.sqrt(gap / length);
@@ -70,8 +74,10 @@ window.rewired = window.rewired || {};
      * @param {{positions: "all"|"decision", mode: "input"|"output"}} how */
     constructor(source, target, { positions = "all", mode = "input" } = {}) {
       if (source.encoded.ids.join() !== target.encoded.ids.join())
-        throw new rewired.Problem("The source and the target of a patch were not recorded on the same words, so their positions do not match.");
-      if (!["all", "decision"].includes(positions)) throw new rewired.Problem(`positions is "${positions}": "all" or "decision".`);
+        throw new rewired.Problem(
+          "The source and the target of a patch were not recorded on the same words, so their positions do not match.");
+      if (!["all", "decision"].includes(positions))
+        throw new rewired.Problem(`positions is "${positions}": "all" or "decision".`);
       if (!["input", "output"].includes(mode)) throw new rewired.Problem(`mode is "${mode}": "input" or "output".`);
       Object.assign(this, { source, target, positions, mode, model: target.model, config: target.model.config });
       this.first = positions === "decision" ? target.encoded.step : 0;  // the first position that is patched
@@ -89,7 +95,8 @@ window.rewired = window.rewired || {};
       if (kind === "resid") return { ...patch, site: "resid", values: recording.resid[layer + 1] };
       if (kind !== "head") return { ...patch, site: `${kind}_out`, values: recording[`${kind}_out`][layer] };
       if (mode === "output") return { ...patch, site: "head_out", values: this.share(component, recording) };
-      return { ...patch, site: "z", values: recording.z[layer], step: heads * head_dim, place: head * head_dim, width: head_dim };
+      const slice = { step: heads * head_dim, place: head * head_dim, width: head_dim };
+      return { ...patch, ...slice, site: "z", values: recording.z[layer] };
     }
 
     /** z W_O of one head, by the model of the recording: [position, d_model]. */
@@ -152,7 +159,8 @@ window.rewired = window.rewired || {};
     /** A control instead: "self", the target's own activations (effect 0), or "random", a random direction of the same
      * length at every position. */
     control(kind, names, seed = 0) {
-      if (!["self", "random"].includes(kind)) throw new rewired.Problem(`There is no control "${kind}": "self" or "random".`);
+      if (!["self", "random"].includes(kind))
+        throw new rewired.Problem(`There is no control "${kind}": "self" or "random".`);
       const components = this.named(names);
       const patches = components.map((component) =>
         kind === "self" ? this.patchOf(component, this.target, "input") : this.randomPatch(component, seed));
@@ -172,9 +180,9 @@ window.rewired = window.rewired || {};
       return outcomes;
     }
 
-    /** A small circuit: add, step by step, the candidate that moves delta farthest toward the source's, until delta changes
-     * sign, none moves it closer, or `limit` are in. Resolves to the steps: [{component, …outcome}]; none where both
-     * models decide alike. */
+    /** A small circuit: add, step by step, the candidate that moves delta farthest toward the source's, until delta
+     * changes sign, none moves it closer, or `limit` are in. Resolves to the steps: [{component, …outcome}]; none
+     * where both models decide alike. */
     async greedy(names, { limit = Infinity, onStep = () => {}, onTry = () => {}, signal } = {}) {
       const own = this.target.delta, rest = this.named(names), chosen = [], steps = [];
       const direction = Math.sign(this.source.delta - own);
@@ -186,8 +194,7 @@ window.rewired = window.rewired || {};
         reached = best.delta;
         const [component] = rest.splice(best.place, 1);
         chosen.push(component);
-        const { delta, outcome } = best;
-        steps.push({ component: component.name, ...this.compared(outcome), delta });
+        steps.push({ component: component.name, ...this.compared(best.outcome) });
         onStep(steps.at(-1), steps.length);
         if (this.positions === "all") below = this.recorded(chosen);
       }

@@ -13,7 +13,8 @@ window.rewired = window.rewired || {};
 
   /** [points of the own move, the other's] of a prisoner's dilemma R, S, T, P. */
   function points([reward, sucker, temptation, punishment], own, other) {
-    const paid = { CC: [reward, reward], CD: [sucker, temptation], DC: [temptation, sucker], DD: [punishment, punishment] };
+    const paid = {
+      CC: [reward, reward], CD: [sucker, temptation], DC: [temptation, sucker], DD: [punishment, punishment] };
     return paid[own + other];
   }
 
@@ -76,13 +77,14 @@ window.rewired = window.rewired || {};
   function checkLabels([a, b]) {
     if (a.startsWith(b) || b.startsWith(a) || a.trim() !== a || b.trim() !== b)
       throw new rewired.Problem(
-        `The labels "${a}" (cooperate) and "${b}" (defect) cannot be told apart in an answer: they must not be empty, ` +
-        "equal, or one the beginning of the other, nor begin or end with white space.");
+        `The labels "${a}" (cooperate) and "${b}" (defect) cannot be told apart in an answer: they must not be ` +
+        "empty, equal, or one the beginning of the other, nor begin or end with white space.");
   }
 
   function check({ state, matrix: [reward, sucker, temptation, punishment], wording, labels }, wordings) {
     checkLabels(labels);
-    if (!STATES.includes(state)) throw new rewired.Problem(`There is no state "${state}": there are ${STATES.join(", ")}.`);
+    if (!STATES.includes(state))
+      throw new rewired.Problem(`There is no state "${state}": there are ${STATES.join(", ")}.`);
     if (!(wording in wordings))
       throw new rewired.Problem(`There is no wording "${wording}": there are ${Object.keys(wordings).join(", ")}.`);
     if (!(temptation > reward && reward > punishment && punishment > sucker))

@@ -8,7 +8,8 @@ window.rewired = window.rewired || {};
 (function (rewired) {
   const SPACE = "\\p{White_Space}";
   const WORD = new RegExp(
-    `'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^${SPACE}\\p{L}\\p{N}]+|${SPACE}+(?!\\P{White_Space})|${SPACE}+`, "gu");
+    `'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?[^${SPACE}\\p{L}\\p{N}]+` +
+    `|${SPACE}+(?!\\P{White_Space})|${SPACE}+`, "gu");
   const STRIPPED = `[${SPACE}\\x1c-\\x1f]`;  // what Python's strip takes away
   const ENDS = new RegExp(`^${STRIPPED}+|${STRIPPED}+$`, "gu");
 
@@ -44,9 +45,13 @@ window.rewired = window.rewired || {};
       const ids = [];
       for (const part of text.split(this.cut)) {
         if (this.special.has(part)) ids.push(this.ids.get(part));
-        else for (const piece of part.split(this.split)) for (const [word] of piece.matchAll(WORD)) ids.push(...this.word(word));
+        else for (const piece of part.split(this.split)) ids.push(...this.words(piece));
       }
       return ids;
+    }
+
+    words(piece) {
+      return Array.from(piece.matchAll(WORD), ([word]) => this.word(word)).flat();
     }
 
     word(word) {
@@ -88,7 +93,8 @@ window.rewired = window.rewired || {};
       const before = this.encode(this.turn("?"));
       const after = this.encode(this.turn("?") + label);
       if (before.some((id, i) => after[i] !== id))
-        throw new rewired.Problem(`The label "${label}" merges with the end of the chat template. Choose another label.`);
+        throw new rewired.Problem(
+          `The label "${label}" merges with the end of the chat template. Choose another label.`);
       return after.slice(before.length);
     }
 
