@@ -51,6 +51,8 @@ if sys.argv[0] == "-m" and Path(sys.argv[2]).stem not in REAL:
     stand_in(sys.argv[1:])
     raise SystemExit
 """
+LAB = "import pathlib, sys\npathlib.Path(sys.argv[2]).mkdir(parents=True, exist_ok=True)\n"
+"""In the place of what exports models to the page that runs them."""
 
 
 def copy(folder: Path, real: tuple[str, ...] = ()) -> Path:
@@ -62,6 +64,7 @@ def copy(folder: Path, real: tuple[str, ...] = ()) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "models" / "pocket").mkdir(parents=True)
     (folder / "models" / "pocket" / "config.json").write_text("{}")
+    (folder / "tools" / "export_lab.py").write_text(LAB)
     package = folder / "lib" / "rewired" / "__init__.py"
     package.write_text(STAND_IN.replace("REAL", repr(real)) + package.read_text())
     return folder
