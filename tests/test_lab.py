@@ -32,6 +32,7 @@ from rewired.tracing.recording import KINDS
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import browser_check  # noqa: E402
+import build_site  # noqa: E402
 import export_lab  # noqa: E402
 
 ENGINE = ROOT / "book" / "_static" / "lab"
@@ -395,6 +396,17 @@ def test_how_a_run_learnt(made, tmp_path, monkeypatch):
         assert sums == pytest.approx(told["delta"][entry], abs=2e-3)
         assert len(told["components"]) == len(told["contribution"][entry][0]) == 1 + 3 * (4 + 1)
     assert told["delta"][0] != pytest.approx(told["delta"][1], abs=0.1)
+
+
+def test_a_build_stages_the_files_or_the_reason(tmp_path):
+    build_site.stage_lab(tmp_path / "nothing", tmp_path / "empty")
+    told = content(tmp_path / "empty" / "lab.js")
+    assert told["available"] is False and "make book" in told["reason"]
+    for file in ("models/lab.js", "models/base.js", "courses/learnt-strategic-1.js"):
+        lab.write(tmp_path / "made" / Path(file).parent, Path(file).stem, {"from": file})
+    build_site.stage_lab(tmp_path / "made", tmp_path / "full")
+    assert {file.name for file in (tmp_path / "full").iterdir()} == {"lab.js", "base.js", "learnt-strategic-1.js"}
+    assert content(tmp_path / "full" / "lab.js") == {"from": "models/lab.js"}
 
 
 def test_labels_without_a_decision_step_are_not_offered(made):

@@ -38,8 +38,8 @@ SETS = [["L5H2", "L5H4", "L7H3"], ["L1_MLP", "L2H1", "L3H0", "L3_ATTN", "L4_MLP"
 FIVE = ["base", "strategic-1", "deontological-1", "utilitarian-1", "hybrid-1"]
 CASES = ["file-wasm", "http-wasm", "file-js", "http-js"]
 SCRIPTS = ("kernel", "tokenizer", "prompts", "model", "patching", "lab")
-EXACT, READY, SWEEP, MEMORY = 1e-4, 2.0, 5.0, 350
-"""Limits: of differences (logits), of processor seconds until ready and for a sweep, of memory (MiB)."""
+EXACT, READY, SWEEP, MEMORY, SIZE = 1e-4, 2.0, 5.0, 350, 14
+"""Limits: of differences (logits), processor seconds until ready and for a sweep, memory (MiB), files (MB)."""
 
 
 def prompts(count: int) -> list[tuple[Prompt, bool]]:
@@ -160,6 +160,13 @@ def measured(browser: str, case: str, folder: Path, root: str, work: tuple) -> d
             tab.close()
 
 
+def size(folder: Path) -> float:
+    """MB that a reader loads who chooses all of the five models, the page's own text aside."""
+    files = [*(folder / "engine").iterdir(), folder / "data" / "lab.js", folder / "data" / "base.js"]
+    files += [folder / "data" / f"adapter-{name}.js" for name in FIVE[1:]]
+    return sum(file.stat().st_size for file in files) / 1e6
+
+
 def missed(rows: pd.DataFrame) -> list[str]:
     """The limits that were not kept, in words. Without WebAssembly only exactness is required."""
     problems = []
@@ -167,7 +174,7 @@ def missed(rows: pd.DataFrame) -> list[str]:
         name, exact = f"{row['browser']} {row['case']}", [f"{mode}, {place}" for mode, place in HOW] + ["greedy"]
         limits = dict.fromkeys(exact, EXACT) | {"flips that differ": 0, "greedy sets that differ": 0}
         if row["case"].endswith("wasm"):
-            limits |= {"ready": READY, "sweep": SWEEP, "memory": MEMORY}
+            limits |= {"ready": READY, "sweep": SWEEP, "memory": MEMORY, "size": SIZE}
         problems += [
             f"{name}: {key} is {row[key]:.3g}, allowed {limit}" for key, limit in limits.items() if row[key] > limit
         ]
@@ -194,7 +201,7 @@ def main() -> int:
         (folder / "index.html").write_text(f"<!doctype html><meta charset=utf-8><title>lab</title>{scripts}")
         with browser_check.served(folder) as root:
             for browser, case in product(chosen.browsers, chosen.cases):
-                rows.append(measured(browser, case, folder, root, (specs, *work)))
+                rows.append({"size": size(folder)} | measured(browser, case, folder, root, (specs, *work)))
                 print(pd.Series(rows[-1]).to_string(), "\n", flush=True)
     problems = missed(pd.DataFrame(rows))
     print("\n".join(problems) or "All limits are kept.")
