@@ -235,11 +235,13 @@ def tokenizer_made_once(monkeypatch):
 
 
 @pytest.mark.slow
-def test_training_resumes_to_the_same_bytes(tmp_path, monkeypatch):
+def test_training_resumes_to_the_same_bytes_and_with_no_other_recipe(tmp_path, monkeypatch):
     with tokenizer_made_once(monkeypatch):
         whole = train_base(tmp_path / "whole", TINY)
         train_base(tmp_path / "parts", TINY, stop_at=7)
-    assert not (tmp_path / "parts").exists()
+        assert not (tmp_path / "parts").exists()
+        with pytest.raises(RewiredError, match="another recipe"):
+            train_base(tmp_path / "parts", replace(TINY, mlp=48))
     parts = train_base(tmp_path / "parts", TINY)
     for name in ("model.safetensors", "tokenizer.json", "training_log.parquet"):
         assert (whole / name).read_bytes() == (parts / name).read_bytes(), name
@@ -253,14 +255,6 @@ def test_training_resumes_to_the_same_bytes(tmp_path, monkeypatch):
 
 def test_the_shipped_recipe_is_that_of_the_code():
     assert (ROOT / "models/pocket/recipe.json").read_text() == json.dumps(asdict(Recipe()), indent=1) + "\n"
-
-
-@pytest.mark.slow
-def test_unfinished_base_of_another_recipe_is_refused(tmp_path, monkeypatch):
-    with tokenizer_made_once(monkeypatch):
-        train_base(tmp_path / "base", TINY, stop_at=2)
-        with pytest.raises(RewiredError, match="another recipe"):
-            train_base(tmp_path / "base", replace(TINY, mlp=48))
 
 
 def test_reading_draws_are_held_out():
