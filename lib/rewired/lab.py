@@ -33,8 +33,9 @@ def unfit(model, tokenizer) -> str | None:
     if size > LARGEST:
         return f"This book was built with a model of {size:,} parameters, and a page can run {LARGEST:,}."
     widths = [getattr(config, name, 1) for name in ("hidden_size", "intermediate_size", "head_dim")]
-    if config.model_type != "gemma2" or any(width % 8 for width in widths):
-        return f"The page runs Gemma-2 in widths that are multiples of eight, not this {config.model_type} of {widths}."
+    capped = getattr(config, "attn_logit_softcapping", None) and getattr(config, "final_logit_softcapping", None)
+    if config.model_type != "gemma2" or not capped or any(width % 8 for width in widths):
+        return f"The page runs a soft-capped Gemma-2 of widths that are multiples of eight, not {config.model_type} {widths}."
     words = json.loads(tokenizer.backend_tokenizer.to_str())
     cut = (words["pre_tokenizer"] or {}).get("pretokenizers")
     if words["normalizer"] or cut != WORDS or words["model"]["type"] != "BPE":
@@ -95,7 +96,6 @@ def _words(tokenizer) -> dict:
     words, ids = json.loads(tokenizer.backend_tokenizer.to_str()), tokenizer.get_vocab()
     before, after = turn(tokenizer, MARK).split(MARK)
     chat = {"before": before, "after": after, "trim": turn(tokenizer, f" {MARK}\n") == before + MARK + after}
-    special = [token["content"] for token in words["added_tokens"]]
+    told = {"split": " ?[0-9]", "chat": chat, "special": [token["content"] for token in words["added_tokens"]]}
     merges = [" ".join(pair) for pair in words["model"]["merges"]]
-    vocabulary = sorted(ids, key=ids.__getitem__)
-    return {"vocab": vocabulary, "merges": merges, "special": special, "split": " ?[0-9]", "chat": chat}
+    return told | {"vocab": sorted(ids, key=ids.__getitem__), "merges": merges}
