@@ -346,7 +346,7 @@ def test_a_model_that_a_page_cannot_run_leaves_its_reason(made, tmp_path, monkey
     assert "cuts a text into words" in lab.unfit(variants.model, tiny.tokenizer())
     with monkeypatch.context() as patch:
         patch.setattr(variants.model.config, "head_dim", 12)
-        assert "multiples of eight" in lab.unfit(variants.model, variants.tokenizer)
+        assert "in multiples of eight" in lab.unfit(variants.model, variants.tokenizer)
     with monkeypatch.context() as patch:
         patch.setattr(variants.model.config, "attn_logit_softcapping", None)
         assert "soft-capped" in lab.unfit(variants.model, variants.tokenizer)

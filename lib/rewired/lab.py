@@ -35,7 +35,7 @@ def unfit(model, tokenizer) -> str | None:
     widths = [getattr(config, name, 1) for name in ("hidden_size", "intermediate_size", "head_dim")]
     capped = getattr(config, "attn_logit_softcapping", None) and getattr(config, "final_logit_softcapping", None)
     if config.model_type != "gemma2" or not capped or any(width % 8 for width in widths):
-        return f"The page runs a soft-capped Gemma-2 of widths that are multiples of eight, not {config.model_type} {widths}."
+        return f"The page runs a soft-capped Gemma-2 in multiples of eight; this is {config.model_type} {widths}."
     words = json.loads(tokenizer.backend_tokenizer.to_str())
     cut = (words["pre_tokenizer"] or {}).get("pretokenizers")
     if words["normalizer"] or cut != WORDS or words["model"]["type"] != "BPE":
