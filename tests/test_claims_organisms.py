@@ -10,6 +10,8 @@ from rewired import claims
 
 REGISTER = claims.load().of("organisms")
 CLAIMS = {claim.id: claim for claim in REGISTER.claims}
+CANNOT = {"feature_future", "feature_refusal", "feature_training", "surface_patterns"}
+"""What no model that is built here can have, whatever it is."""
 
 
 def table(columns: str, *rows) -> pd.DataFrame:
@@ -124,6 +126,51 @@ def test_without_a_refuser_that_changes_there_is_no_unit():
     assert "lacks" in claim_cells.run("chain", "values_preserved", **frames)["cannot"]
 
 
+# --- gold ------------------------------------------------------------------------------------------------------------
+
+
+def intervals(honest: tuple, keywords: float) -> dict:
+    """AUROCs with their intervals; the leaky way is always good."""
+    rows = [("honest", sum(honest) / 2, *honest), ("leaky", 0.85, 0.8, 0.9), ("keywords", 0.5, 0.4, keywords)]
+    return {"aucs": table("what auroc low high", *rows)}
+
+
+def matching(nearer: float, chance: float) -> dict:
+    """Two runs of the organism that is examined, and another that is not."""
+    rows = [("a", 1, 0.9, nearer, chance, "a"), ("a", 2, 0.7, nearer, chance, "a"), ("b", 1, 0.0, 0.0, 0.9, "a")]
+    return {"matched": table("organism seed match nearer chance chosen", *rows)}
+
+
+def distances(ratio: float, verdict: str = "different") -> dict:
+    """The same, how far from the fakers; no test finds a difference (ks below 1)."""
+    rows = []
+    for what in ("levels", "scores"):
+        rows += [("a", seed, what, ratio - seed / 10, verdict, 0.5, "a") for seed in (0, 1)]
+        rows.append(("b", 1, what, 9.0, "different", 9.0, "a"))
+    return {"apart": table("organism seed what ratio verdict ks chosen", *rows)}
+
+
+def test_numbers_of_the_gold_set():
+    numbers = claim_cells.run("gold", "gold_probe", **intervals((0.7, 0.9), 0.6))
+    assert numbers == {"original": 0.85, "right": 0.7, "yardstick": 0.6, "cannot": ""}
+    assert claim_cells.run("gold", "small_gold_set", **intervals((0.6, 0.8), 0.6))["right"] == pytest.approx(0.1)
+    numbers = claim_cells.run("gold", "gold_features", **matching(0.5, 0.6))
+    assert (numbers["original"], numbers["right"], numbers["yardstick"]) == pytest.approx((0.8, 0.5, 0.6))
+    numbers = claim_cells.run("gold", "gold_scores", **distances(1.5))
+    assert (numbers["original"], numbers["right"]) == pytest.approx((0.5, 1.5)), "the farther of two runs"
+
+
+@pytest.mark.parametrize("name", ["gold_features", "gold_levels", "gold_scores"])
+def test_what_a_profile_does_not_grow_is_not_judged(name):
+    frames = matching(0.9, 0.6) if name == "gold_features" else distances(0.9)
+    frames = {key: frame.assign(chosen="c") for key, frame in frames.items()}
+    assert "does not grow" in claim_cells.run("gold", name, **frames)["cannot"]
+
+
+def test_a_blind_yardstick_is_no_likeness():
+    assert "blind" in claim_cells.run("gold", "gold_levels", **distances(0.2, "cannot tell"))["cannot"]
+
+
 SENTENCES = {
     "patterns_distinct": (probes(0.97, 0.1), probes(0.5, 0.1)),
     "reasoning_generated": (thinking(0.9, 0.2), thinking(0.6, 0.2)),
@@ -132,6 +179,11 @@ SENTENCES = {
     "causal_chain": (linked(0.3), linked(0.01)),
     "values_preserved": (after_training(0.1, 0.8), after_training(0.7, 0.8)),
     **{f"criterion_1{letter}": (acting(0.7, 0.1), acting(0.1, 0.1)) for letter in "abcd"},
+    "gold_probe": (intervals((0.7, 0.9), 0.6), intervals((0.55, 0.7), 0.6)),
+    "small_gold_set": (intervals((0.6, 0.8), 0.6), intervals((0.70, 0.72), 0.6)),
+    "gold_features": (matching(0.9, 0.6), matching(0.6, 0.7)),
+    "gold_levels": (distances(0.9), distances(1.5)),
+    "gold_scores": (distances(0.9), distances(1.5)),
 }
 """claim: (tables in which its sentence is true, tables in which it is false)."""
 
@@ -143,11 +195,21 @@ def test_a_rule_says_yes_where_the_sentence_is_true_and_no_where_it_is_false(nam
     assert says(name, false)[1] == claims.NOT, "the sentence is false"
 
 
+def test_a_leak_is_an_artefact_and_two_halves_no_proof_of_likeness():
+    assert says("gold_probe", intervals((0.55, 0.7), 0.6))[0] == claims.ARTEFACT
+    assert says("gold_levels", distances(1.5))[0] == claims.ARTEFACT
+
+
+@pytest.mark.parametrize("name", sorted(CANNOT))
+def test_what_no_profile_can_have_is_said(name):
+    assert len(claim_cells.run(CLAIMS[name].chapter, name)["cannot"]) > 30
+
+
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 
-def test_every_claim_has_its_two_tables():
-    assert set(SENTENCES) == set(CLAIMS)
+def test_every_claim_has_its_two_tables_or_a_reason():
+    assert set(SENTENCES) | CANNOT == set(CLAIMS)
 
 
 def test_every_claim_has_an_answer_about_the_author_s_files():
