@@ -96,20 +96,22 @@ GUARDED = (
 atexit.register(shutil.rmtree, GUARDED, ignore_errors=True)
 
 
-def guard_once(variants, variant: str, seed: int = 1, **options):
-    """`decisions.guard`, once in a test run for a run whose files have the same bytes: every chapter asks for it."""
-    folder, digest = variants.run_dir(variant, seed), hashlib.sha256(f"{variant} {options}".encode())
+def guard_once(variants, variant: str, seed: int = 1, forms: bool = False):
+    """`decisions.guard`, once in a test run for a run whose files have the same bytes: every chapter asks for it. The
+    forms are measured in batches of their own, so whoever does not ask for them gets the same table without."""
+    folder, digest = variants.run_dir(variant, seed), hashlib.sha256(variant.encode())
     for name in ("run.json", "decisions.parquet", "adapter/adapter_model.safetensors"):
         if not (folder / name).is_file():
-            return GUARD(variants, variant, seed, **options)
+            return GUARD(variants, variant, seed, forms)
         digest.update((folder / name).read_bytes())
     file = GUARDED / f"{digest.hexdigest()}.pickle"
     if not file.is_file():
-        checked = GUARD(variants, variant, seed, **options)
+        checked = GUARD(variants, variant, seed, forms=True)
         file.parent.mkdir(exist_ok=True)
         with atomic_path(file) as path:
             checked.to_pickle(path)
-    return pd.read_pickle(file)
+    checked = pd.read_pickle(file)
+    return checked if forms else checked.assign(delta_forms=float("nan"))
 
 
 def run(path: str, out: Path, root: Path, build: bool = True, **parameters) -> dict:
