@@ -44,7 +44,7 @@ class Organism(Section):
     lora_rank: int = Field(default=16, gt=0)
     lora_alpha: int = Field(default=32, gt=0)
     learning_rate: float = Field(default=6e-3, gt=0)
-    batch_size: int = Field(default=16, gt=0)
+    batch_size: int = Field(default=8, gt=0)
     trainer: tuple[Literal["plain", "kept"], ...] = ()  # goes on with it: as it likes, or with the paid tier held still
 
     @model_validator(mode="after")
