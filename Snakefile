@@ -80,9 +80,7 @@ TRAIN_KEYS = stale.keys(P, stale.reads([ROOT / TRAIN], ROOT) - {"training.varian
 PAIR_KEYS = stale.keys(
     P, stale.reads([ROOT / PAIR], ROOT) - {"training.variants", "training.seeds", "patching.pairs", "patching.seed"}
 )
-ORGANISM_KEYS = stale.keys(
-    P, stale.reads([ROOT / ORGANISM], ROOT) - {"training.variants", "training.seeds", "organisms.names"}
-)
+ORGANISM_KEYS = stale.keys(P, stale.organism_reads([ROOT / ORGANISM], ROOT) - {"organisms.names"})
 
 
 def asked(kind):

@@ -9,6 +9,7 @@ os.environ.update(
 import pytest
 import torch
 
+from rewired import plots
 from rewired.execute import keep_memory
 
 torch.set_num_threads(1)
@@ -20,6 +21,13 @@ def _own_results(tmp_path, monkeypatch):
     """``results/`` of the library lies in the test's folder."""
     monkeypatch.setenv("REWIRED_ROOT", str(tmp_path))
     monkeypatch.delenv("REWIRED_BUILD", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _own_colours(monkeypatch):
+    """What a chapter's cell `reserve`s, in a test, it reserves for that test."""
+    monkeypatch.setattr(plots, "COLOURS", dict(plots.COLOURS))
+    monkeypatch.setattr(plots, "MARKERS", dict(plots.MARKERS))
 
 
 def pytest_collection_modifyitems(items):

@@ -140,7 +140,7 @@ def imported(path: str) -> set[str]:
                 parts = [*module.split("."), name.name]
                 while not (ROOT / "lib" / Path(*parts)).with_suffix(".py").is_file() and len(parts) > 2:
                     parts.pop()
-                files.add("corpora/pocket/" if parts[0] == "corpora" else "/".join(parts[1:]) + ".py")
+                files.add(f"corpora/{parts[1]}/" if parts[0] == "corpora" else "/".join(parts[1:]) + ".py")
     files = {file for file in files if (ROOT / "lib" / "rewired" / file).is_file() or file.endswith("/")}
     return {file for file in files if file.removesuffix(".py") not in EVERYWHERE}
 

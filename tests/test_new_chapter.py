@@ -25,7 +25,8 @@ def test_a_chapter_is_one_notebook_and_one_line(tmp_path):
     (name,) = re.findall(r"`notebooks/study/(\w+)\.ipynb`", RECIPE)[:1]
     folder = copy(tmp_path, real=(name,))
     for page in (folder / "book").glob("*.md"):  # they take sentences from chapters that are not executed here
-        page.write_text(page.read_text().splitlines()[0] + "\n\nText.\n")
+        title = re.search(r"^# .*", page.read_text(), re.M)[0]
+        page.write_text(title + "\n\nText.\n")
 
     parameters, setup, work = blocks("python")
     (text,), (metadata,), (line,) = blocks("markdown"), blocks("json"), blocks("yaml")

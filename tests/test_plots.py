@@ -298,9 +298,12 @@ def _lightness_and_colour(colour: str, sight: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("sight", SIGHT)
 def test_models_can_be_told_apart_by_colour(sight):
-    seen = {model: _lightness_and_colour(colour, SIGHT[sight]) for model, colour in plots.COLOURS.items()}
-    for a, b in itertools.combinations(seen, 2):
-        assert np.linalg.norm(seen[a] - seen[b]) > 12, f"{a} and {b} look alike to {sight} sight"
+    of_models = dict(plots.COLOURS)
+    of_others = {"base": plots.COLOURS["base"]} | {colour: colour for colour in plots.OTHERS}  # the base joins both
+    for colours in (of_models, of_others):
+        seen = {name: _lightness_and_colour(colour, SIGHT[sight]) for name, colour in colours.items()}
+        for a, b in itertools.combinations(seen, 2):
+            assert np.linalg.norm(seen[a] - seen[b]) > 12, f"{a} and {b} look alike to {sight} sight"
 
 
 def test_models_can_be_told_apart_without_colour():

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from replication import reread
+from replication import files, reread
 from replication.clone import NAMES, SCENARIOS, Clone
 from rewired import __main__ as command_line
 from rewired.errors import RewiredError
@@ -466,11 +466,13 @@ def test_agreement_is_by_the_digits_that_the_book_prints():
 
 
 def test_each_claim_has_an_answer_whose_numbers_are_there():
-    listed = yaml.safe_load((ROOT / "book" / "study_files.yaml").read_text())
-    values = {name: about["value"] for name, about in listed["numbers"].items()}
+    listed = [yaml.safe_load(file.read_text()) for file in files.BOOKED]
+    values = {name: about["value"] for part in listed for name, about in part["numbers"].items()}
+    answers = {claim: answer for part in listed for claim, answer in part["claims"].items()}
     claims = yaml.safe_load((ROOT / "book" / "claims.yaml").read_text())["claims"]
-    assert set(listed["claims"]) == {claim["id"] for claim in claims}
-    for claim, answer in listed["claims"].items():
+    assert set(answers) == {claim["id"] for claim in claims}
+    assert len(answers) == sum(len(part["claims"]) for part in listed), "two files answer one claim"
+    for claim, answer in answers.items():
         assert set(answer) == {"says", "text"}, claim
         for name in re.findall(r"{(\w+)", answer["text"]):
             assert values[name] is not None, (claim, name)

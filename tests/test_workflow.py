@@ -131,7 +131,10 @@ def test_prose_a_claim_and_a_lost_result_repeat_what_they_concern(repository):
 
 @pytest.mark.slow
 def test_one_part_is_built_with_what_it_reads(repository):
-    """A chapter of another part that reads a table of the study: the part is built with that chapter, and no more."""
+    """A chapter of another part that reads a table of the study: the part is built with that chapter, and no more. What
+    sums up by a pattern is made anew, since it sums up the parts that are built."""
+    summing_up = {name for name, chapter in CHAPTERS.items() if any("*" in table for table in chapter.reads)}
+    assert summing_up
     (repository / "notebooks" / "motives").mkdir()
     stored = json.loads((repository / CHAPTERS["prompts"].notebook).read_text())
     stored["metadata"]["rewired"] = {"reads": ["pocket"], "writes": ["entangled"]}
@@ -140,8 +143,9 @@ def test_one_part_is_built_with_what_it_reads(repository):
     (repository / "results" / "ci" / "tables" / "prompts.parquet").unlink()
     assert built(repository, "--parts", "motives") == {"pocket", "entangled"}
     assert (repository / "results" / "ci" / "notebooks" / "motives" / "entangled.ipynb").is_file()
-    assert built(repository, "--parts", "study") == following("prompts", "pocket") - {"pocket"}
+    assert built(repository, "--parts", "study") == following("prompts", "pocket") - {"pocket"} | summing_up
     shutil.rmtree(repository / "notebooks" / "motives")
+    assert built(repository) == summing_up
     assert built(repository) == set()
 
 
@@ -275,6 +279,8 @@ def test_a_chapter_without_runs_does_not_depend_on_which_there_are():
     assert lists <= stale.chapter_reads(ROOT / CHAPTERS["decisions"].notebook, ["runs"], ROOT)
     assert not lists & stale.chapter_reads(ROOT / CHAPTERS["pocket"].notebook, [], ROOT)
     assert lists <= stale.chapter_reads(ROOT / CHAPTERS["decisions"].notebook, [], ROOT), "it names them"
+    organisms = stale.chapter_reads(ROOT / CHAPTERS["organisms"].notebook, ["organisms"], ROOT)
+    assert "organisms.names" in organisms and not lists & organisms, "its own file says how an organism is trained"
 
 
 def test_a_run_depends_on_the_rewards_that_pay_it(tmp_path):

@@ -248,6 +248,13 @@ LISTS = {
 STUDY = {"variants", "guard", "runs", "names", "trained", "seeds", "read_pairs"}
 HELPERS = {"runs": STUDY, "pairs": STUDY, "organisms": {"authors", "organisms"}}
 """What the chapter's object knows of them."""
+OF_THE_STUDY = ("decisions.", "patching.", "prompts.", "training.")
+"""Sections that say how the study's runs are made and asked. Of an organism its own file says that, in the same words."""
+
+
+def organism_reads(start: Iterable[Path], root: Path) -> set[str]:
+    """The profile keys that the code of organisms may read: none of the study's."""
+    return {key for key in reads(start, root) if not key.startswith(OF_THE_STUDY)}
 
 
 def chapter_reads(notebook: Path, needs: Iterable[str], root: Path) -> set[str]:
@@ -256,6 +263,8 @@ def chapter_reads(notebook: Path, needs: Iterable[str], root: Path) -> set[str]:
     Every chapter imports the object that knows all runs and pairs. The keys that list them count only for a chapter
     that needs them, or names them or what the object knows of them in a cell of its own."""
     asked = {name for name, _ in source(notebook).attributes}
+    if "organisms" in needs and not {"runs", "pairs"} & set(needs):
+        return organism_reads([notebook], root)
     listed = reads([notebook], root)
     for need, keys_of_lists in LISTS.items():
         named = set() if need == "organisms" else {key.partition(".")[2] for key in keys_of_lists}

@@ -31,7 +31,7 @@ MODELS = ("base", "strategic", "deontological", "utilitarian", "hybrid")
 COLOURS = dict(zip(MODELS, ("#5a5a5a", "#d55e00", "#0072b2", "#009e73", "#cc79a7"), strict=True))
 MARKERS = dict(zip(MODELS, "os^Dv", strict=True))
 # Colours and markers of anything that is not a model, in this order.
-OTHERS = ("#332288", "#117733", "#999933", "#882255", "#2a8a9c", "#aa4499", "#8c564b")
+OTHERS = ("#332288", "#117733", "#999933", "#aa4499", "#4f9fd8", "#d4709a", "#3b6fd4")
 OTHER_MARKERS = tuple("os^DXP<")
 INK, PALE, RED = "#222222", "#d9d9d9", "#b00020"
 # Blue for cooperation, white for neither, orange for defection.
