@@ -249,7 +249,7 @@ STUDY = {"variants", "guard", "runs", "names", "trained", "seeds", "read_pairs"}
 HELPERS = {"runs": STUDY, "pairs": STUDY, "organisms": {"authors", "organisms"}}
 """What the chapter's object knows of them."""
 OF_THE_STUDY = ("decisions.", "patching.", "prompts.", "training.")
-"""Sections that say how the study's runs are made and asked. Of an organism its own file says that, in its own words."""
+"""Sections that say how the study's runs are made and asked. An organism's own file says that of it."""
 
 
 def organism_reads(start: Iterable[Path], root: Path) -> set[str]:
