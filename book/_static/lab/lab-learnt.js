@@ -34,9 +34,7 @@ rewired.learnt = (() => {
     pause();
     ui().field("run").value = name;
     try {
-      const loaded = await ui().lab().course(name);
-      if (ui().field("run").value !== name) return undefined; // another run was chosen meanwhile
-      course = loaded;
+      course = await ui().lab().course(name);
     } catch (problem) {
       if (!(problem instanceof rewired.Problem)) throw problem;
       return ui().say(one(".lab-course-told"), problem.message);
@@ -73,7 +71,7 @@ rewired.learnt = (() => {
   function step(k, name = ui().field("run").value) {
     ui().field("episode").value = k;
     paint();
-    ui().note({ run: name, episode: course.episodes[k] });
+    return ui().set({ run: name, episode: course.episodes[k] });
   }
 
   function play() {
@@ -81,7 +79,6 @@ rewired.learnt = (() => {
     if (Number(slider.value) === Number(slider.max)) step(0);
     one('[data-do="play"]').setAttribute("aria-pressed", "true");
     one('[data-do="play"]').textContent = "Pause";
-    one(".lab-course-told").setAttribute("aria-live", "off"); // no sentence a tick
     timer = setInterval(() => {
       const next = Number(slider.value) + 1;
       if (next > Number(slider.max)) return pause();
@@ -94,7 +91,6 @@ rewired.learnt = (() => {
     timer = null;
     one('[data-do="play"]').setAttribute("aria-pressed", "false");
     one('[data-do="play"]').textContent = "Play";
-    one(".lab-course-told").setAttribute("aria-live", "polite");
   }
 
   // --- what is shown -------------------------------------------------------------------------------------------------
@@ -193,7 +189,7 @@ rewired.learnt = (() => {
     const goal = course.lens[k].flatMap((values) => Array.from(values));
     const size = goal.length / course.states.length;
     const svg = one(".lab-lens");
-    draw.glide(svg, lens, goal, (flat) =>
+    draw.glide(lens, goal, (flat) =>
       draw.lens(
         svg,
         course.states.map((name, s) => ({ name, values: flat.slice(s * size, (s + 1) * size) })),
@@ -242,5 +238,5 @@ rewired.learnt = (() => {
     );
   }
 
-  return { open };
+  return { open, step };
 })();
