@@ -350,6 +350,10 @@ def test_a_model_that_a_page_cannot_run_leaves_its_reason(made, tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(variants.model.config, "attn_logit_softcapping", None)
         assert "soft-capped" in lab.unfit(variants.model, variants.tokenizer)
+    for name, value in {"tie_word_embeddings": False, "hidden_activation": "gelu", "attention_bias": True}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(variants.model.config, name, value)
+            assert "has another of these" in (lab.unfit(variants.model, variants.tokenizer) or "")
     monkeypatch.setattr(lab, "LARGEST", 10_000)
     lab.export(variants, tmp_path / "lab", {"golden": [1]})
     assert [file.name for file in (tmp_path / "lab").iterdir()] == ["lab.js"]

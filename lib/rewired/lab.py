@@ -25,6 +25,8 @@ WORDS = [
 ]
 """How the shipped tokenizer cuts a text into words; the page knows no other way."""
 MARK = "the words of a turn"
+FORM = {"tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False}
+"""What the page's own Gemma-2 takes for granted, as a model's config says it."""
 
 
 def unfit(model, tokenizer) -> str | None:
@@ -36,6 +38,8 @@ def unfit(model, tokenizer) -> str | None:
     capped = getattr(config, "attn_logit_softcapping", None) and getattr(config, "final_logit_softcapping", None)
     if config.model_type != "gemma2" or not capped or any(width % 8 for width in widths):
         return f"The page runs a soft-capped Gemma-2 in multiples of eight; this is {config.model_type} {widths}."
+    if not FORM.items() <= config.to_dict().items():
+        return f"The page runs a Gemma-2 with {FORM}; this model has another of these."
     words = json.loads(tokenizer.backend_tokenizer.to_str())
     cut = (words["pre_tokenizer"] or {}).get("pretokenizers")
     if words["normalizer"] or cut != WORDS or words["model"]["type"] != "BPE":
