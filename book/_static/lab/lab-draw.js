@@ -262,18 +262,18 @@ rewired.draw = (() => {
     }
   }
 
-  /** Draw the values on their way from one list to another. ``show`` gets a list; the last one is exact. */
-  function glide(from, to, show) {
-    cancelAnimationFrame(glide.frame);
+  /** Draw the values of an <svg> on their way from one list to another. ``show`` gets a list; the last one is exact. */
+  function glide(svg, from, to, show) {
+    cancelAnimationFrame(svg.frame);
     if (calm.matches || !from || from.length !== to.length || document.hidden) return show(to);
     const began = performance.now();
     const next = (now) => {
       const part = Math.min(1, Math.max(0, (now - began) / 260));
       const eased = 1 - (1 - part) ** 3;
       show(part < 1 ? Array.from(to, (value, k) => from[k] + eased * (value - from[k])) : to);
-      if (part < 1) glide.frame = requestAnimationFrame(next);
+      if (part < 1) svg.frame = requestAnimationFrame(next);
     };
-    glide.frame = requestAnimationFrame(next);
+    svg.frame = requestAnimationFrame(next);
   }
 
   // --- tokens --------------------------------------------------------------------------------------------------------
@@ -309,6 +309,5 @@ rewired.draw = (() => {
     lens,
     glide,
     tokens,
-    range,
   };
 })();

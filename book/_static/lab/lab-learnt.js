@@ -34,7 +34,9 @@ rewired.learnt = (() => {
     pause();
     ui().field("run").value = name;
     try {
-      course = await ui().lab().course(name);
+      const loaded = await ui().lab().course(name);
+      if (ui().field("run").value !== name) return undefined; // another run was chosen meanwhile
+      course = loaded;
     } catch (problem) {
       if (!(problem instanceof rewired.Problem)) throw problem;
       return ui().say(one(".lab-course-told"), problem.message);
@@ -71,7 +73,7 @@ rewired.learnt = (() => {
   function step(k, name = ui().field("run").value) {
     ui().field("episode").value = k;
     paint();
-    return ui().set({ run: name, episode: course.episodes[k] });
+    ui().note({ run: name, episode: course.episodes[k] });
   }
 
   function play() {
@@ -79,6 +81,7 @@ rewired.learnt = (() => {
     if (Number(slider.value) === Number(slider.max)) step(0);
     one('[data-do="play"]').setAttribute("aria-pressed", "true");
     one('[data-do="play"]').textContent = "Pause";
+    one(".lab-course-told").setAttribute("aria-live", "off"); // no sentence a tick
     timer = setInterval(() => {
       const next = Number(slider.value) + 1;
       if (next > Number(slider.max)) return pause();
@@ -91,6 +94,7 @@ rewired.learnt = (() => {
     timer = null;
     one('[data-do="play"]').setAttribute("aria-pressed", "false");
     one('[data-do="play"]').textContent = "Play";
+    one(".lab-course-told").setAttribute("aria-live", "polite");
   }
 
   // --- what is shown -------------------------------------------------------------------------------------------------
@@ -189,7 +193,7 @@ rewired.learnt = (() => {
     const goal = course.lens[k].flatMap((values) => Array.from(values));
     const size = goal.length / course.states.length;
     const svg = one(".lab-lens");
-    draw.glide(lens, goal, (flat) =>
+    draw.glide(svg, lens, goal, (flat) =>
       draw.lens(
         svg,
         course.states.map((name, s) => ({ name, values: flat.slice(s * size, (s + 1) * size) })),
@@ -238,5 +242,5 @@ rewired.learnt = (() => {
     );
   }
 
-  return { open, step };
+  return { open };
 })();

@@ -115,6 +115,7 @@ rewired.guide = (() => {
   function follow() {
     const { puzzle: k, chosen } = ui().now();
     const { puzzles } = ui().lab();
+    if (k !== null) ui().field("puzzle").value = k;
     const asked = Number(ui().field("puzzle").value || 0);
     const { source, target, components } = puzzles[k ?? asked];
     const par = components.length;
@@ -141,7 +142,7 @@ rewired.guide = (() => {
       .classList.toggle("lab-solved", playing && solved(counted));
     ui().one('[data-do="puzzle"]').textContent = playing ? "Start over" : "Start";
     ui().one('[data-do="solution"]').hidden = !playing;
-    ui().one(".lab-score").textContent = playing ? score(counted, chosen, par) : "";
+    ui().say(ui().one(".lab-score"), playing ? score(counted, chosen, par) : "");
   }
 
   /** Whether the puzzle's own pair, prompt and kind of patch are on the table. */

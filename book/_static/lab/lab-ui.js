@@ -56,8 +56,10 @@ rewired.ui = (() => {
     return names.join(" + ");
   }
 
-  /** A sentence from words and [tag, words]. */
+  /** A sentence from words and [tag, words]; what stands there already is not said again. */
   function say(holder, ...pieces) {
+    const said = pieces.map((piece) => (Array.isArray(piece) ? piece[1] : piece)).join("");
+    if (holder.textContent === said) return;
     holder.replaceChildren(
       ...pieces.map((piece) => (Array.isArray(piece) ? draw.element(piece[0], {}, piece[1]) : piece)),
     );
@@ -94,8 +96,14 @@ rewired.ui = (() => {
   function set(changes) {
     now = { ...now, ...changes };
     if (changes.spec && changes.words === undefined) now.words = null;
-    ready = settle();
+    ready = Promise.all([settle(), changes.view === "learnt" && rewired.learnt.open()]);
     return ready;
+  }
+
+  /** Keep choices that leave the patched pair as it is. */
+  function note(changes) {
+    now = { ...now, ...changes };
+    keepAddress();
   }
 
   const specWith = (changes) => ({ spec: { ...now.spec, ...changes } });
@@ -133,6 +141,7 @@ rewired.ui = (() => {
       at: now.positions,
       mode: now.mode,
       head: now.head,
+      whose: now.whose,
       puzzle: now.puzzle,
       view: now.view,
       run: now.view === "learnt" ? now.run : null,
@@ -144,6 +153,7 @@ rewired.ui = (() => {
       at: "all",
       mode: "input",
       head: defaults.head,
+      whose: "target",
       view: "patch",
       parts: "",
       tempted: 0,
@@ -160,6 +170,7 @@ rewired.ui = (() => {
     const runs = lab.runs.map(({ name }) => name);
     const points = (given.get("points") || "").split(".").map(Number);
     const swaps = given.get("swaps") || "0000";
+    const puzzle = from("puzzle", Object.keys(lab.puzzles), null);
     const spec = {
       state: from("last", ["CC", "CD", "DC", "DD"], defaults.spec.state),
       matrix:
@@ -183,8 +194,9 @@ rewired.ui = (() => {
       positions: from("at", ["all", "decision"], "all"),
       mode: from("mode", ["input", "output"], "input"),
       head: from("head", lab.components(["head"]), defaults.head),
+      whose: from("whose", ["source", "target"], "target"),
       view: lab.learnt ? from("view", ["patch", "learnt"], "patch") : "patch",
-      puzzle: lab.puzzles[given.get("puzzle") || "none"] ? Number(given.get("puzzle")) : null,
+      puzzle: puzzle && Number(puzzle),
       run: from("run", lab.learnt || [], null),
       episode: given.has("episode") ? Number(given.get("episode")) : null,
     };
@@ -198,9 +210,9 @@ rewired.ui = (() => {
 
   /** What the address asks for, a chapter's example or choices; undefined where it asks for nothing. */
   function follow() {
-    const place = decodeURIComponent(location.hash.slice(1));
-    if (rewired.guide.examples[place]) return rewired.guide.example(place);
-    return place.includes("=") ? set(read(location.hash.slice(1))) : undefined;
+    const place = location.hash.slice(1);
+    if (Object.hasOwn(rewired.guide.examples, place)) return rewired.guide.example(place);
+    return place.includes("=") ? set(read(place)) : undefined;
   }
 
   // --- what follows from the choices ---------------------------------------------------------------------------------
@@ -212,6 +224,7 @@ rewired.ui = (() => {
     show.choices();
     try {
       const prompt = lab.build(now.spec);
+      show.words(now.words ?? prompt.text);
       const encoded = lab.encode(now.words ?? prompt.text, now.spec.labels);
       root.setAttribute("aria-busy", "true");
       if (!sweep) say(one("#lab-patch .lab-verdict"), "The two models are on their way, some ten megabytes …");
@@ -222,7 +235,10 @@ rewired.ui = (() => {
       show.problem("");
       patch();
     } catch (problem) {
-      if (mine === turn) show.problem(problem.message);
+      if (mine === turn) {
+        stop();
+        show.problem(problem.message);
+      }
       if (!(problem instanceof rewired.Problem)) throw problem;
     } finally {
       if (mine === turn) root.removeAttribute("aria-busy");
@@ -245,7 +261,10 @@ rewired.ui = (() => {
     stop();
     sweep = Object.assign(fresh, about, { key });
     effects = new Map();
-    for (const box of cells.values()) draw.write(box, null);
+    for (const box of cells.values()) {
+      draw.write(box, null);
+      box.classList.remove("lab-flips");
+    }
     one(".lab-bench .lab-scale").hidden = true;
   }
 
@@ -261,6 +280,14 @@ rewired.ui = (() => {
     keepAddress();
   }
 
+  /** A sweep or a search begins; what was under way ends. */
+  function begin(what) {
+    stop();
+    show.working(what);
+    work = Object.assign(new AbortController(), { searches: what === "greedy" });
+    return work;
+  }
+
   /** Stop a sweep or a search that is under way. */
   function stop() {
     if (work) work.abort();
@@ -271,9 +298,7 @@ rewired.ui = (() => {
 
   /** Patch every component alone, from the first layer up, and colour it as soon as it is known. */
   async function tryAll() {
-    stop();
-    const mine = (work = new AbortController());
-    show.working("sweep");
+    const mine = begin("sweep");
     let before = null;
     for (const name of lab.components(["head", "attn", "mlp", "resid"])) {
       if (mine.signal.aborted) return;
@@ -285,19 +310,20 @@ rewired.ui = (() => {
       show.effect(name, result);
       await breath();
     }
+    if (mine.signal.aborted) return;
     stop();
     show.tried();
   }
 
   /** Add components one by one, each time the one that moves the decision most, until it flips. */
   async function findSet() {
+    stop();
     await set({ chosen: [], what: "source" });
     if (sweep.source.delta > 0 === sweep.target.delta > 0) {
       say(one(".lab-verdict"), "Both models decide alike here, so no set can carry the donor's decision over.");
       return;
     }
-    const mine = (work = Object.assign(new AbortController(), { searches: true }));
-    show.working("greedy");
+    const mine = begin("greedy");
     const onTry = (name) => show.hint(`trying ${listed([...now.chosen, name])} …`);
     const onStep = ({ component }) => {
       if (mine.signal.aborted) return;
@@ -354,9 +380,14 @@ rewired.ui = (() => {
     const box = one(".lab-problem");
     box.hidden = !text;
     box.textContent = text;
-    if (text && !box.closest("details")) one(".lab-more").open = true;
+    if (text) one(".lab-more").open = true;
     root.classList.toggle("lab-off", Boolean(text));
-    if (!text && field("text") !== document.activeElement) field("text").value = sweep.encoded.text;
+    for (const button of all(".lab-bench button, .lab-looks button")) button.disabled = Boolean(text);
+  };
+
+  /** The words of the prompt, unless the reader is writing them. */
+  show.words = (text) => {
+    if (field("text") !== document.activeElement) field("text").value = text;
   };
 
   /** What can be pressed while something is under way. */
@@ -435,7 +466,7 @@ rewired.ui = (() => {
     const layers = new Set(now.chosen.map((name) => draw.component(name).layer));
     const paint = (values) =>
       draw.lens(svg, outcome || values !== goal ? [...fixed, { name: "patched", values }] : fixed, layers);
-    draw.glide(drawn && drawn.lens, goal, paint);
+    draw.glide(svg, drawn && drawn.lens, goal, paint);
     drawn = { ...drawn, lens: goal };
     one('#lab-patch [data-line="patched"].lab-line').hidden = !outcome;
     const said = Array.from(goal, (delta) => draw.signed(delta, 1)).join(", ");
@@ -445,6 +476,7 @@ rewired.ui = (() => {
   /** The result in words and numbers. */
   show.verdict = () => {
     const holder = one("#lab-patch .lab-verdict");
+    holder.classList.toggle("lab-flipped", Boolean(outcome?.flip));
     const { source, target } = sweep;
     const [donor, patient] = [title(now.source), title(now.target)];
     if (!outcome) {
@@ -472,11 +504,10 @@ rewired.ui = (() => {
     const verdict = outcome.flip
       ? `The decision flips: it now ${draw.decision(outcome.delta)}.`
       : `The decision stands: it still ${draw.decision(outcome.delta)}.`;
-    holder.classList.toggle("lab-flipped", outcome.flip);
     say(holder, `${told}: ${moved}. `, ["b", verdict]);
   };
 
-  /** After a sweep: how many flip alone, and which is the strongest. */
+  /** After a sweep: how many flip alone, and which is the strongest. What is patched keeps its verdict. */
   show.tried = () => {
     const single = [...effects].filter(([name]) => /H|MLP/.test(name));
     const flips = single.filter(([, { flip }]) => flip).length;
@@ -484,15 +515,14 @@ rewired.ui = (() => {
     const count = flips
       ? `${flips} of ${single.length} heads and MLPs flip`
       : `None of the ${single.length} heads and MLPs flips`;
-    say(
-      one("#lab-patch .lab-verdict"),
-      ["b", `${count} the decision alone. `],
-      `The strongest is ${strongest}, with ${draw.signed(effect)} logits.`,
-    );
+    const flip = `${count} the decision alone. `;
+    const most = `The strongest is ${strongest}, with ${draw.signed(effect)} logits.`;
     show.chosen();
     show.hint(
       "Colour and number: how far Δ moves when this part alone is patched. A dark corner: alone it flips the decision.",
     );
+    if (outcome) show.hint(flip + most);
+    else say(one("#lab-patch .lab-verdict"), ["b", flip], most);
     rewired.guide.follow();
   };
 
@@ -506,6 +536,9 @@ rewired.ui = (() => {
     const words = seen.map((k) => `${Math.round(100 * attention[k])} % on “${before(k)}”${role(k)}`);
     const whose = now.whose === "target" ? `the patient, ${title(now.target)}` : `the donor, ${title(now.source)}`;
     say(one(".lab-most"), `In ${whose}: ${words.join("; ")}.`);
+    const known = roles().includes("other_move");
+    one('[data-do="keenest"]').disabled = !known;
+    one('[data-do="keenest"]').title = known ? "" : "In your own words the page does not know that move.";
   };
 
   // --- the words of the prompt ---------------------------------------------------------------------------------------
@@ -513,8 +546,8 @@ rewired.ui = (() => {
   /** For each token of the prompt the role of its words, "" for none. */
   function roles() {
     const { encoded, prompt } = sweep;
-    if (now.words !== null) return encoded.tokens.map(() => "");
-    const offset = encoded.tokens.join("").indexOf(prompt.text);
+    const offset = encoded.tokens.join("").indexOf(prompt.text); // −1 where two tokens share a letter
+    if (now.words !== null || offset < 0) return encoded.tokens.map(() => "");
     let end = 0;
     return encoded.tokens.map((token) => {
       const first = end - offset;
@@ -605,14 +638,26 @@ rewired.ui = (() => {
     CHANGES[name] = ({ checked }) => specWith({ arrangement: { ...now.spec.arrangement, [name]: checked } });
   const TYPED = ["cooperate", "defect", "text"];
 
-  let typing; // what was typed waits until the fingers rest
+  let typed = null; // what was typed waits until the fingers rest, or leave the field
+  let rest; // the timer of that
 
-  function changed({ target, type }) {
-    if (!CHANGES[target.name] || (type === "input") !== TYPED.includes(target.name)) return;
-    clearTimeout(typing);
-    const change = () => set(CHANGES[target.name](target));
-    if (type === "input") typing = setTimeout(change, 400);
-    else change();
+  /** What was typed takes effect. */
+  function flush() {
+    clearTimeout(rest);
+    if (typed) set(CHANGES[typed.name](typed));
+    typed = null;
+  }
+
+  function changed({ target: { name, value, checked }, type }) {
+    if (!CHANGES[name]) return;
+    if (!TYPED.includes(name)) {
+      if (type === "change") set(CHANGES[name]({ value, checked }));
+      return;
+    }
+    if (type === "change") return flush();
+    clearTimeout(rest);
+    typed = { name, value };
+    rest = setTimeout(flush, 400);
   }
 
   const DOES = {
@@ -632,11 +677,13 @@ rewired.ui = (() => {
   async function check(button) {
     const told = button.nextElementSibling;
     button.disabled = true;
+    told.setAttribute("aria-live", "off"); // the count is for the eye
     const onEach = (_, k) => {
       told.textContent = `${k + 1} of ${lab.golden.length} …`;
     };
     const { count, largest } = await lab.check(onEach);
     const size = largest.toExponential(0).replace("-", "−");
+    told.setAttribute("aria-live", "polite");
     told.textContent = `Recomputed here: ${count} of this book's own numbers; largest difference ${size} logits.`;
     button.disabled = false;
   }
@@ -682,10 +729,8 @@ rewired.ui = (() => {
     event.preventDefault();
     const { layer } = draw.component(event.target.dataset.component);
     const row = (k) => [...cells.values()].filter((box) => draw.component(box.dataset.component).layer === k);
-    const order = (boxes) =>
-      boxes.sort((a, b) => (a.compareDocumentPosition(b) & Node.DOCUMENT_POSITION_FOLLOWING ? -1 : 1));
-    const place = order(row(layer)).indexOf(event.target);
-    const next = order(row(Math.max(0, Math.min(lab.config.depth - 1, layer + step[0]))));
+    const place = row(layer).indexOf(event.target);
+    const next = row(Math.max(0, Math.min(lab.config.depth - 1, layer + step[0])));
     const box = next[Math.max(0, Math.min(next.length - 1, place + step[1]))];
     rove(box);
     box.focus();
@@ -698,7 +743,6 @@ rewired.ui = (() => {
     const view = event.type === "click" ? event.target.id.replace("lab-tab-", "") : other;
     set({ view });
     one(`#lab-tab-${view}`).focus();
-    if (view === "learnt") rewired.learnt.open();
   }
 
   function listen() {
@@ -743,34 +787,26 @@ rewired.ui = (() => {
     listen();
     rewired.guide.open();
     await (follow() ?? set({}));
-    if (now.view === "learnt") await rewired.learnt.open();
     root.dataset.ready = "yes";
   }
 
   return {
     open,
     set,
-    toggle,
+    note,
     exchange,
     tryAll,
-    findSet,
     keenest,
-    apply,
     title,
     say,
     one,
-    all,
     field,
     offerRuns,
     lab: () => lab,
     now: () => now,
     sweep: () => sweep,
     outcome: () => outcome,
-    effects: () => effects,
     settled: () => ready,
-    roles,
-    keepAddress,
-    scale: () => one(".lab-bench .lab-scale"),
   };
 })();
 

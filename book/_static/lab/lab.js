@@ -93,10 +93,9 @@ window.rewired = window.rewired || {};
     }
 
     /** The book's own numbers, computed again here: {count, largest, rows}; `largest` difference in logits. */
-    async check(onEach = () => {}, { signal } = {}) {
+    async check(onEach = () => {}) {
       const rows = [];
       for (const number of this.golden) {
-        if (signal?.aborted) break;
         const source = await this.model(number.source), target = await this.model(number.target);
         const prompt = this.build(number.spec), encoded = this.encode(prompt.text, prompt.labels);
         const sweep = new rewired.Sweep(source.record(encoded), target.record(encoded), number);

@@ -430,13 +430,6 @@ window.rewired = window.rewired || {};
       return this.known.get(row);
     }
 
-    /** The `count` most probable next tokens at the decision step: [{id, probability}]. */
-    top(count) {
-      const logs = this.nextAt(this.encoded.step);
-      const order = Array.from(logs.keys()).sort((a, b) => logs[b] - logs[a]).slice(0, count);
-      return order.map((id) => ({ id, probability: Math.exp(logs[id]) }));
-    }
-
     /** Where a head looks at the decision step: [position], with sum 1. */
     attention(layer, head) {
       const { heads, kv_heads, head_dim, attention_cap: cap, scaling, window } = this.model.config;

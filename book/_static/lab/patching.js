@@ -195,7 +195,7 @@ window.rewired = window.rewired || {};
         const [component] = rest.splice(best.place, 1);
         chosen.push(component);
         steps.push({ component: component.name, ...this.compared(best.outcome) });
-        onStep(steps.at(-1), steps.length);
+        onStep(steps.at(-1));
         if (this.positions === "all") below = this.recorded(chosen);
       }
       return steps;
