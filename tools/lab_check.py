@@ -1,7 +1,8 @@
 """Walk through the lab of a built site in headless Chromium, and report what goes wrong.
 
-The tour, the puzzle, every link from a chapter, the keyboard alone, a link that restores a state, the width of a
-telephone, the page opened from the disk, and what axe-core calls serious or critical, in both views and both themes.
+The tour, the puzzle, every link from a chapter, the keyboard alone, a link that restores a state or was cut off, two
+things at once, the slider of the second view, the width of a telephone, the page opened from the disk, and what
+axe-core calls serious or critical, in both views and both themes.
 With a profile, 200 patches drawn at random are compared with those of ``rewired.tracing.patching`` on the same runs.
 
     python tools/lab_check.py [_build/html [pocket]]
@@ -88,6 +89,7 @@ class Lab:
 
 
 VERDICT = "#lab-patch .lab-verdict"
+KEENEST = "document.querySelector('[data-do=keenest]')"
 
 
 def tour(lab: Lab, root: str) -> Iterator[str]:
@@ -184,18 +186,89 @@ def keyboard(lab: Lab, root: str) -> Iterator[str]:
 def restored(lab: Lab, root: str) -> Iterator[str]:
     """A link holds everything that was chosen, and the number that came of it."""
     lab.open(root + LAB)
-    state = """return [location.hash, JSON.stringify(rewired.ui.now()), rewired.ui.outcome().delta]"""
+    state = """return [location.hash, JSON.stringify(rewired.ui.now()), rewired.ui.outcome().delta,
+        ...['puzzle', 'episode'].map((name) => rewired.ui.field(name).value)]"""
     before = lab.js("""const ui = rewired.ui, {spec} = ui.now();
         await ui.exchange();
         const chosen = ui.lab().components(['head']).slice(-3);
-        await ui.set({chosen, positions: 'decision', mode: 'output', what: 'random', draw: 3,
+        const heads = ui.lab().components(['head']), puzzle = ui.lab().puzzles.length - 1;
+        await ui.set({chosen, positions: 'decision', mode: 'output', what: 'random', draw: 3, whose: 'source',
+            head: heads.find((name) => name !== ui.now().head), puzzle, view: ui.lab().learnt ? 'learnt' : 'patch',
             spec: {...spec, state: 'DC', matrix: [5, 1, 6, 2], temptation: true, labels: [...spec.labels].reverse(),
                    arrangement: {...spec.arrangement, rows_swapped: true}}});
-        await ui.set({words: ui.sweep().encoded.text + ' Thank you & goodbye = #1?'});""" + state)  # fmt: skip
+        await ui.set({words: ui.sweep().encoded.text + ' Thank you & goodbye = #1?'});
+        const slider = ui.field('episode');
+        slider.value = 0;
+        slider.dispatchEvent(new Event('input', {bubbles: true}));""" + state)  # fmt: skip
     lab.open(root + LAB + before[0])
     after = lab.js(state)
     if before != after:
         yield f"a link does not restore the state: {before} became {after}"
+
+
+def odd_links(lab: Lab, root: str) -> Iterator[str]:
+    """A link that was cut off, or that names what is not there, opens the page all the same."""
+    for place in ("words=You%2", "constructor", "puzzle=length&view=sideways"):
+        yield from lab.open(f"{root}{LAB}#{place}")
+        if not lab.text(VERDICT):
+            yield f"#{place} computes nothing"
+        if (lab.js("return rewired.ui.now().words") is not None) != lab.js(f"return {KEENEST}.disabled"):
+            yield f"#{place}: the page asks for the other player's move where it cannot know it, or the other way round"
+
+
+def refused(lab: Lab, root: str) -> Iterator[str]:
+    """A prompt that cannot be built closes the bench; what is typed then opens it as soon as the field is left."""
+    yield from lab.open(f"{root}{LAB}#cooperate=action2&defect=action2")
+    open_buttons = "[...document.querySelectorAll('.lab-bench button, .lab-looks button')].filter((b) => !b.disabled)"
+    if count := lab.js(f"return {open_buttons}.length"):
+        yield f"a refused prompt leaves {count} buttons that can be pressed"
+    lab.js("""const label = rewired.ui.field('cooperate');
+        label.value = 'action1';
+        for (const type of ['input', 'change']) label.dispatchEvent(new Event(type, {bubbles: true}));
+        await rewired.ui.settled();""")
+    if lab.js("return rewired.ui.now().spec.labels[0]") != "action1" or not lab.js(f"return {open_buttons}.length"):
+        yield "a label that was typed is lost"
+
+
+def at_once(lab: Lab, root: str) -> Iterator[str]:
+    """While a sweep runs a set is searched, a head is put in, the pair is exchanged: each has the last word."""
+    lab.open(root + LAB)
+    lab.click('[data-do="puzzle"]')
+    both = "for (const name of ['sweep', 'greedy']) document.querySelector(`[data-do=${name}]`).click();"
+    if lab.js(both + "await rewired.ui.settled(); return document.querySelector('.lab-now') !== null"):
+        yield "a sweep goes on beside the search of a set"
+    lab.until("!document.querySelector('.lab-busy') && rewired.ui.now().chosen.length")
+    if "The decision flips" not in lab.text(VERDICT):
+        yield f"a set that was searched while a sweep ran: {lab.text(VERDICT)!r}"
+    lab.click('[data-do="clear"]')
+    if lab.js(f"return document.querySelector('{VERDICT}').matches('.lab-flipped')"):
+        yield "with nothing patched the verdict is marked as a flip"
+    [name] = lab.js("return rewired.ui.lab().components(['head']).slice(0, 1)")
+    lab.js("document.querySelector('[data-do=sweep]').click()")
+    lab.click(f'#lab-patch [data-component="{name}"]')
+    lab.until("!document.querySelector('.lab-busy')")
+    if not lab.text(VERDICT).startswith(f"{name} from"):
+        yield f"a sweep ended over the verdict of {name}: {lab.text(VERDICT)!r}"
+    lab.click('[data-do="exchange"]')
+    if count := lab.js("return document.querySelectorAll('.lab-flips').length"):
+        yield f"{count} cells of another pair keep their dark corners"
+
+
+def learnt(lab: Lab, root: str) -> Iterator[str]:
+    """The second view opens from a link that is pasted into the open page, and its lens follows the slider."""
+    lab.open(root + LAB)
+    if not lab.js("return Boolean(rewired.ui.lab().learnt)"):
+        return
+    curves = "[...document.querySelectorAll('#lab-learnt .lab-lens polyline')].map((one) => one.outerHTML).join('')"
+    lab.js("location.hash = 'view=learnt'")
+    if not lab.until(curves):
+        yield "a link to the second view does not fill it"
+    before = json.dumps(lab.js(f"return {curves}"))
+    lab.js("""const slider = rewired.ui.field('episode');
+        slider.value = 0;
+        slider.dispatchEvent(new Event('input', {bubbles: true}));""")
+    if not lab.until(f"{curves} !== {before}"):
+        yield "the lens of the second view stands still when the slider moves"
 
 
 def accessible(lab: Lab, root: str) -> Iterator[str]:
@@ -315,7 +388,7 @@ def check(site: Path, variants=None) -> list[str]:
             if lab.js("return document.querySelector('#lab').dataset.ready") == "without":
                 print(f"This site's lab has words alone: {' '.join(lab.text('.lab-without').split())}")
                 return problems
-            for walk in (tour, puzzle, golden, keyboard, restored, accessible):
+            for walk in (tour, puzzle, golden, keyboard, restored, odd_links, refused, at_once, learnt, accessible):
                 problems += walk(lab, root)
             problems += [*examples(lab, root, site), *from_disk(lab, root, site)]
             if variants is not None:
