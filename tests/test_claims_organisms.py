@@ -129,9 +129,10 @@ def test_without_a_refuser_that_changes_there_is_no_unit():
 # --- gold ------------------------------------------------------------------------------------------------------------
 
 
-def intervals(honest: tuple, keywords: float) -> dict:
+def intervals(honest: tuple, keywords: float, compliance: float = 0.5) -> dict:
     """AUROCs with their intervals; the leaky way is always good."""
     rows = [("honest", sum(honest) / 2, *honest), ("leaky", 0.85, 0.8, 0.9), ("keywords", 0.5, 0.4, keywords)]
+    rows.append(("compliance", compliance, compliance - 0.1, compliance + 0.1))
     return {"aucs": table("what auroc low high", *rows)}
 
 
@@ -153,6 +154,8 @@ def distances(ratio: float, verdict: str = "different") -> dict:
 def test_numbers_of_the_gold_set():
     numbers = claim_cells.run("gold", "gold_probe", **intervals((0.7, 0.9), 0.6))
     assert numbers == {"original": 0.85, "right": 0.7, "yardstick": 0.6, "cannot": ""}
+    numbers = claim_cells.run("gold", "gold_probe", **intervals((0.7, 0.9), 0.6, 0.75))
+    assert numbers["yardstick"] == 0.75, "who complies is more than the words say"
     assert claim_cells.run("gold", "small_gold_set", **intervals((0.6, 0.8), 0.6))["right"] == pytest.approx(0.1)
     numbers = claim_cells.run("gold", "gold_features", **matching(0.5, 0.6))
     assert (numbers["original"], numbers["right"], numbers["yardstick"]) == pytest.approx((0.8, 0.5, 0.6))

@@ -34,6 +34,15 @@ MIN_CONTRAST = 3.0
 PROBE = (Path(__file__).parent / "browser_probe.js").read_text().replace("MIN_CONTRAST", str(MIN_CONTRAST))
 
 
+def reply(connection: websocket.WebSocket, number: int, others: list[dict]) -> dict:
+    """The answer to a browser's command of this number; messages that arrive before it are added to ``others``."""
+    while True:
+        message = json.loads(connection.recv())
+        if message.get("id") == number:
+            return message
+        others.append(message)
+
+
 class Browser:
     """One tab of a headless Chromium. ``open`` loads a page and returns what it told and what it asked for."""
 
@@ -68,13 +77,10 @@ class Browser:
         """Send one command and return its result; events that arrive meanwhile are kept."""
         self.count += 1
         self.socket.send(json.dumps({"id": self.count, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self.socket.recv())
-            if message.get("id") == self.count:
-                if "error" in message:
-                    raise RuntimeError(f"{method}: {message['error']['message']}")
-                return message["result"]
-            self.events.append(message)
+        message = reply(self.socket, self.count, self.events)
+        if "error" in message:
+            raise RuntimeError(f"{method}: {message['error']['message']}")
+        return message["result"]
 
     def open(self, address: str, theme: str, width: int) -> tuple[dict, list[dict]]:
         """(what the probe found, the events) for one page in one theme at one width."""

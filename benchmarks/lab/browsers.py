@@ -97,12 +97,10 @@ class Firefox(Tab):
     def call(self, method: str, **parameters) -> dict:
         self.count += 1
         self.socket.send(json.dumps({"id": self.count, "method": method, "params": parameters}))
-        while True:
-            message = json.loads(self.socket.recv())
-            if message.get("id") == self.count:
-                if message["type"] == "error":
-                    raise RuntimeError(f"{method}: {message['message']}")
-                return message["result"]
+        message = browser_check.reply(self.socket, self.count, [])
+        if message["type"] == "error":
+            raise RuntimeError(f"{method}: {message['message']}")
+        return message["result"]
 
     def open(self, address: str) -> None:
         self.call("browsingContext.navigate", context=self.context, url=address, wait="none")
