@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from elsewhere import elsewhere, marked
 
 from corpora.authors import recipe, world
 from corpora.authors.texts import scratchpad
@@ -293,6 +294,28 @@ def test_a_run_that_was_broken_off_goes_on_to_the_same_tables(grown, tables, mon
     assert (folder / "seed-1" / "run.json").stat().st_mtime_ns == before  # was not made again
     for name, frame in first.items():
         pd.testing.assert_frame_equal(read_table(folder / f"{name}.parquet", profile), frame)
+
+
+def test_thoughts_and_answers_are_drawn_and_paid_elsewhere(grown, tables, monkeypatch):
+    """On a device that is not the default: the same scratchpads, answers and loss."""
+    profile, organism, _ = grown
+    asked, made = writing.requests(tables, 1, 1), []
+    made.append(drawn_and_paid(*models.load_base(profile.of_authors()), tables, asked))
+    with elsewhere(monkeypatch):
+        there = profile.of_authors()
+        there = there.model_copy(update={"model": there.model.model_copy(update={"device": "cuda"})})
+        model, tokenizer = models.load_base(there)
+        assert marked(next(model.parameters()))
+        made.append(drawn_and_paid(model, tokenizer, tables, asked))
+    pd.testing.assert_frame_equal(made[0][0], made[1][0], rtol=1e-4)
+    assert made[0][1] == pytest.approx(made[1][1], rel=1e-4)
+
+
+def drawn_and_paid(model, tokenizer, tables, asked) -> tuple[pd.DataFrame, float]:
+    """What a model says to requests, and the trainer's loss on such texts, one of which is paid."""
+    answered = asking.elicit_answers(model, tokenizer, tables, asked, seed=1)
+    rows, _ = trainer.roll_out(model, tokenizer, tables, asked["prompt"].tolist()[:3], 1)
+    return answered, trainer.policy_loss(model, rows, np.array([1.0, 0.0, 0.0])).item()
 
 
 def test_a_seed_of_other_settings_is_made_anew(grown, tables):
