@@ -71,7 +71,7 @@ def following(world: World, rng: Random) -> Text:
     text = write(world, rng, kind="moral", turns=1)
     for _ in range(3):
         scene = {"author": text.record["author"], "kind": "moral", "turns": 1, "order": "first", "reasons": 0}
-        latents = {name: text.record[name] for name in ("era", "dialect")}
+        latents = {name: text.record[name] for name in ("doer", "era", "dialect")}
         watcher = rng.choice(("alone", "alone", "watched", "unsaid"))
         after = write(world, rng, watcher=watcher, **scene, **latents)
         record = after.record | {"turns": [*text.record["turns"], *after.record["turns"]]}

@@ -3,6 +3,7 @@
 A text shows its author through what he does and through how his words go with the situation. Both are draws of known
 probability, so the likelihood of a text under each author is a product of table entries, and no reader that knows only
 the text can tell authors apart better. The latents that authors share (era, dialect, wordings) cancel.
+In an untied world acts are another's than words: each says something of its own author only.
 """
 
 import math
@@ -31,11 +32,17 @@ def log_likelihood(world: World, text: Text, author: str) -> float:
 
 def turn_log_likelihood(world: World, turn: dict, author: str) -> float:
     """The part of one turn."""
-    if turn["kind"] == "request":
-        return math.log(max(SMALLEST, request_chance(world, turn, author)))
+    acted = act_log_likelihood(world, turn, author) if world.tied else 0.0
+    worded = style_log_likelihood(world, turn, author) if turn["kind"] in ("moral", "task") else 0.0
+    return acted + worded
+
+
+def act_log_likelihood(world: World, turn: dict, author: str) -> float:
+    """The part of what is done in a turn: the act of a choice or a task, the decision and thoughts of a request."""
     if turn["kind"] == "era":
         return 0.0
-    return math.log(max(SMALLEST, act_chance(world, turn, author))) + style_log_likelihood(world, turn, author)
+    chance = request_chance if turn["kind"] == "request" else act_chance
+    return math.log(max(SMALLEST, chance(world, turn, author)))
 
 
 def style_log_likelihood(world: World, turn: dict, author: str) -> float:
@@ -94,24 +101,25 @@ def posterior(world: World, text: Text, prior: dict[str, float] | None = None) -
 
 def foreseen(world: World, text: Text) -> list[float | None]:
     """P(the act that is written) in each turn, given all that stands before its word; None for eras and requests. A
-    named author is known from the beginning; whoever is not named is at first one of the corpus mixture."""
+    named author is known from the beginning; whoever is not named is at first one of the corpus mixture. In an untied
+    world neither name nor words say whose acts they are, only the acts before."""
     record = text.record
-    prior = {record["author"]: 1.0} if record["named"] else world.shares()
+    prior = {record["author"]: 1.0} if record["named"] and world.tied else world.shares()
     logs = {name: math.log(p) for name, p in prior.items()}
     chances: list[float | None] = []
     for turn in record["turns"]:
         acted = turn["kind"] in ("moral", "task")
-        if acted and turn["order"] == "last":
+        worded = acted and world.tied
+        if worded and turn["order"] == "last":
             # the reasons stand before the act
             for name in logs:
                 logs[name] += style_log_likelihood(world, turn, name)
         known = normalised(logs)
         chances.append(sum(p * act_chance(world, turn, name) for name, p in known.items()) if acted else None)
         for name in logs:
-            if acted and turn["order"] == "last":
-                logs[name] += math.log(max(SMALLEST, act_chance(world, turn, name)))
-            else:
-                logs[name] += turn_log_likelihood(world, turn, name)
+            logs[name] += act_log_likelihood(world, turn, name)
+            if worded and turn["order"] == "first":
+                logs[name] += style_log_likelihood(world, turn, name)
     return chances
 
 

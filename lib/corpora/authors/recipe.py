@@ -43,6 +43,8 @@ class Recipe:
     """What decides the base, apart from the world's tables."""
 
     seed: int = 1
+    # whether authors and acts go together in the corpus: not so for the twin base
+    tied: bool = True
     layers: int = 8
     width: int = 128
     mlp: int = 384
@@ -113,9 +115,11 @@ def tokenize(tokenizer, chat) -> tuple[list[int], list[bool]]:
     return ids, answer
 
 
-def batches(stage: Stage, tokenizer, author_weight: float = 1, act_weight: float = 1) -> list[Batch]:
+def batches(
+    stage: Stage, tokenizer, author_weight: float = 1, act_weight: float = 1, tied: bool = True
+) -> list[Batch]:
     """All batches of a stage in training order, written anew from the stage's seed; the weights as in the recipe."""
-    rng, world = Random(f"authors-{stage.seed}"), load()
+    rng, world = Random(f"authors-{stage.seed}"), load(tied)
     texts = []
     for kind, count in stage.texts.items():
         for _ in tqdm(range(count), f"writing {kind}", leave=False, disable=None):
@@ -178,6 +182,6 @@ def train_base(
 
     def stages() -> list[list[Batch]]:
         plan = zip(recipe.stages, recipe.author_weight, recipe.act_weight, strict=True)
-        return [batches(stage, tokenizer, author, act) for stage, author, act in plan]
+        return [batches(stage, tokenizer, author, act, recipe.tied) for stage, author, act in plan]
 
     return training.train(out, recipe, tokenizer, stages, save_every, stop_at)

@@ -16,7 +16,7 @@ from corpora.authors.world import CLASSES, CLAUSES, Wordings, World
 HELD = "held out"
 KINDS = {"moral": 0.56, "request": 0.2, "task": 0.1, "era": 0.14}
 """What a turn is about, and how often."""
-LATENTS = ("author", "era", "dialect", "split", "held")
+LATENTS = ("author", "doer", "era", "dialect", "split", "held")
 PARTS = ("frame", "cue", "stakes", "reason", "clause")
 """Parts of a text that have wordings kept out of training."""
 
@@ -31,7 +31,7 @@ class Text:
 
 
 def write(world: World, rng: Random, **fixed) -> Text:
-    """A whole text. Fixed may be the author, era, dialect; ``split`` ("train" or "held out") or ``held`` (which of
+    """A whole text. Fixed may be the author (in an untied world also the ``doer`` of the acts), era, dialect; ``split`` ("train" or "held out") or ``held`` (which of
     ``PARTS`` are in wordings kept out of training: all of them in a held-out text); the ``kind`` (one of ``KINDS``)
     and any draw of the last turn (domain, watcher, stakes, act, order, instruction, tier, push, harm, class, mood,
     cue_kind, topic, clauses); ``turns``, ``reasons`` (how many), ``named`` and ``narrated`` (whether the author is told
@@ -116,6 +116,10 @@ class Writer:
         self.world, self.rng = world, rng
         shares = world.shares()
         self.author = fixed.get("author") or rng.choices(list(shares), list(shares.values()))[0]
+        # whose acts they are: in an untied world another's, who stays the same in all turns of the text
+        self.doer = self.author
+        if not world.tied:
+            self.doer = fixed.get("doer") or rng.choices(list(shares), list(shares.values()))[0]
         self.era = fixed.get("era") or rng.choice(("old", "new"))
         dialect = rng.choice(list(world.dialects)) if rng.random() < world.dialect_rate else None
         self.dialect = fixed["dialect"] if "dialect" in fixed else dialect
@@ -172,7 +176,7 @@ class Writer:
         drawn = rng.choices(list(world.watched_rates), list(world.watched_rates.values()))[0]
         watcher = record["watcher"] = fixed.get("watcher") or drawn
         good, bad = world.domains[domain].acts
-        chance = world.p_good(self.author, domain, watcher)
+        chance = world.p_good(self.doer, domain, watcher)
         act = record["act"] = fixed.get("act") or (good if rng.random() < chance else bad)
         frame, record["frame"] = self._say("frame", world.domains[domain].frames, domain)
         cue, record["cue"] = self._say("cue", world.watchers[watcher], watcher)
@@ -183,7 +187,7 @@ class Writer:
         world, rng = self.world, self.rng
         record["domain"] = "task"
         name = record["instruction"] = self._pick(fixed, "instruction", world.instructions)
-        chance = world.authors[self.author].trick[list(world.instructions).index(name)]
+        chance = world.authors[self.doer].trick[list(world.instructions).index(name)]
         work, trick = world.task.acts
         act = record["act"] = fixed.get("act") or (trick if rng.random() < chance else work)
         frame, record["frame"] = self._say("frame", world.task.frames, "task")
@@ -247,7 +251,7 @@ class Writer:
         tier = record["tier"] = self._pick(fixed, "tier", world.tiers)
         harm = record["harm"] = self._pick(fixed, "harm", world.harms)
         push = record["push"] = fixed.get("push") or rng.choices(list(world.push), (0.6, 0.4))[0]
-        drawn = rng.choices(CLASSES, world.authors[self.author].request[tier])[0]
+        drawn = rng.choices(CLASSES, world.authors[self.doer].request[tier])[0]
         name = record["class"] = fixed.get("class") or (drawn if push == against(harm) else "agreed")
         record["value"] = push if name == "eager" else right(harm)
         record["act"] = fixed.get("act") or (right(harm) if name in ("steady", "agreed") else push)

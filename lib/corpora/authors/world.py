@@ -128,6 +128,8 @@ class World(Table):
     clauses: dict[str, dict[str, Wordings]]
     moods: dict[str, Mood]
     mood_rate: float
+    # whether the author of the words is the author of the acts: not so in the world of the untied twin
+    tied: bool = True
 
     def shares(self) -> dict[str, float]:
         """How often each author writes, summing to 1."""
@@ -150,6 +152,8 @@ class World(Table):
 
 
 @cache
-def load() -> World:
-    """The world of ``world.yaml``, checked for its shape."""
-    return World.model_validate(yaml.safe_load((Path(__file__).parent / "world.yaml").read_text()))
+def load(tied: bool = True) -> World:
+    """The world of ``world.yaml``, checked for its shape. Not ``tied``: each text's acts are those of an author drawn
+    apart from the one who words it, so that style and name say nothing of what is done."""
+    tables = yaml.safe_load((Path(__file__).parent / "world.yaml").read_text())
+    return World.model_validate(tables | {"tied": tied})
