@@ -343,9 +343,17 @@ def enter(state: State, now: Step) -> None:
     state.window = []
 
 
-def train(out: Path | str, recipe, tokenizer, stages, save_every: int = 200, stop_at: int | None = None) -> Path:
-    """Train a base and write it to ``out``: weights (safetensors, fp32), tokenizer, recipe.json, training_log.parquet.
-    ``stages()`` gives the batches of each stage of the recipe.
+def train(
+    out: Path | str,
+    recipe,
+    tokenizer,
+    stages,
+    save_every: int = 200,
+    stop_at: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Train a base and write it to ``out``: weights (safetensors, rounded to ``dtype``), tokenizer, recipe.json,
+    training_log.parquet. ``stages()`` gives the batches of each stage of the recipe.
 
     Resumable: ``<out>.partial`` holds the last state, and a new call with the same recipe goes on from there to the
     same result. ``stop_at`` ends early after that many steps, leaving only the partial state (for tests). Raises
@@ -376,7 +384,7 @@ def train(out: Path | str, recipe, tokenizer, stages, save_every: int = 200, sto
             return partial
 
     # 4. the finished base takes its place
-    export(model, tokenizer, recipe, state.log, partial / "finished")
+    export(model.to(dtype), tokenizer, recipe, state.log, partial / "finished")
     shutil.rmtree(out, ignore_errors=True)
     os.replace(partial / "finished", out)
     shutil.rmtree(partial)

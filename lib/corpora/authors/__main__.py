@@ -15,6 +15,7 @@ def report(
     folder: Annotated[str, typer.Argument(help="the base to examine")] = "models/authors",
     texts: Annotated[int, typer.Option(help="texts a class")] = 1000,
     seed: int = 0,
+    untied: Annotated[bool, typer.Option(help="hold it to the floors of the untied twin")] = False,
 ) -> None:
     """Print what the base knows of its authors on texts it never saw, beside the floor each number must reach."""
     from rewired.execute import start
@@ -24,18 +25,21 @@ def report(
     from rewired import models
 
     model, tokenizer = models.load_base(chosen)
-    frame = authors.authors_report(model, tokenizer, texts, seed)
+    examine = authors.untied_report if untied else authors.authors_report
+    frame = examine(model, tokenizer, texts, seed)
     typer.echo(frame.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 
 
 @app.command()
 def rebuild(
-    out: Annotated[Path, typer.Option(help="folder for the new base")] = Path("results/authors"), seed: int = 1
+    out: Annotated[Path, typer.Option(help="folder for the new base")] = Path("results/authors"),
+    seed: int = 1,
+    untied: Annotated[bool, typer.Option(help="the twin, in whose texts authors and acts go apart")] = False,
 ) -> None:
     """Train the base of the twelve authors from scratch, about an hour on one core; resumable."""
     from corpora import authors
 
-    typer.echo(authors.train_base(out, authors.Recipe(seed=seed)))
+    typer.echo(authors.train_base(out, authors.Recipe(seed=seed, tied=not untied)))
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
@@ -177,11 +178,13 @@ def weights(ids: list[int], answer: list[bool], special: dict[int, float]) -> li
 def train_base(
     out: Path | str, recipe: Recipe | None = None, save_every: int = 200, stop_at: int | None = None
 ) -> Path:
-    """``training.train`` on the texts of the twelve authors: the base in ``out``, resumable after an interruption."""
+    """``training.train`` on the texts of the twelve authors: the base in ``out``, resumable after an interruption. Its
+    twin of the untied world, which only the book's controls use, is stored in bf16, in half of the bytes."""
     recipe, tokenizer = recipe or Recipe(), make_tokenizer()
 
     def stages() -> list[list[Batch]]:
         plan = zip(recipe.stages, recipe.author_weight, recipe.act_weight, strict=True)
         return [batches(stage, tokenizer, author, act, recipe.tied) for stage, author, act in plan]
 
-    return training.train(out, recipe, tokenizer, stages, save_every, stop_at)
+    dtype = torch.float32 if recipe.tied else torch.bfloat16
+    return training.train(out, recipe, tokenizer, stages, save_every, stop_at, dtype)
