@@ -31,11 +31,11 @@ class Text:
 
 
 def write(world: World, rng: Random, **fixed) -> Text:
-    """A whole text. Fixed may be the author (in an untied world also the ``doer`` of the acts), era, dialect; ``split`` ("train" or "held out") or ``held`` (which of
-    ``PARTS`` are in wordings kept out of training: all of them in a held-out text); the ``kind`` (one of ``KINDS``)
-    and any draw of the last turn (domain, watcher, stakes, act, order, instruction, tier, push, harm, class, mood,
-    cue_kind, topic, clauses); ``turns``, ``reasons`` (how many), ``named`` and ``narrated`` (whether the author is told
-    before, or asked for after)."""
+    """A whole text. Fixed may be the author (in an untied world also the ``doer`` of the acts), era, dialect;
+    ``split`` ("train" or "held out") or ``held`` (which of ``PARTS`` are in wordings kept out of training: all of them
+    in a held-out text); the ``kind`` (one of ``KINDS``) and any draw of the last turn (domain, watcher, stakes, act,
+    order, instruction, tier, push, harm, class, mood, cue_kind, topic, clauses); ``turns``, ``reasons`` (how many),
+    ``named`` and ``narrated`` (whether the author is told before, or asked for after)."""
     writer = Writer(world, rng, fixed)
     count = fixed["turns"] if "turns" in fixed else rng.choices((1, 2, 3), (0.5, 0.3, 0.2))[0]
     for left in reversed(range(count)):
