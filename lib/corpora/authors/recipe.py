@@ -116,9 +116,7 @@ def tokenize(tokenizer, chat) -> tuple[list[int], list[bool]]:
     return ids, answer
 
 
-def batches(
-    stage: Stage, tokenizer, author_weight: float = 1, act_weight: float = 1, tied: bool = True
-) -> list[Batch]:
+def batches(stage: Stage, tokenizer, author_weight: float = 1, act_weight: float = 1, tied: bool = True) -> list[Batch]:
     """All batches of a stage in training order, written anew from the stage's seed; the weights as in the recipe."""
     rng, world = Random(f"authors-{stage.seed}"), load(tied)
     texts = []
