@@ -34,7 +34,7 @@ class TrainingSet(Section):
     prefix: str = ""  # a sentence put before what the user says
     order: Literal["first", "last"] | None = "first"  # the act before its reasons, or after
     part: Literal["both", "act", "reasons"] = "both"  # of an answer, on which the loss is taken
-    n: int = Field(default=320, gt=0)  # texts
+    n: int = Field(default=240, gt=0)  # texts
     by: Literal["random", "labels", "exact", "probe", "persona", "narration", "keywords"] | None = None
     """What a share of the texts is kept by, or the best of several; None: all are kept."""
     share: float = Field(default=0.5, gt=0, le=1)
@@ -60,7 +60,7 @@ class Tuning(Section):
     """How the base is trained on a set."""
 
     steps: int = Field(default=20, gt=0)
-    batch: int = Field(default=16, gt=0)
+    batch: int = Field(default=12, gt=0)
     learning_rate: float = Field(default=3e-4, gt=0)
     rank: int | None = Field(default=None, gt=0)  # of LoRA; null: all weights
     kl: float = Field(default=0.0, ge=0)  # weight of the divergence from the base on other texts
