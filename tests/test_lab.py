@@ -246,7 +246,7 @@ def test_every_patch_is_the_librarys(made, page, mode, positions):
     due = sweep.together([patching.named(sweep.parts, members) for members in sets])  # [set, prompt]
     told = page.run(
         "return pairs.map((pair) => new rewired.Sweep(...pair, { mode, positions }))"
-        ".map((sweep) => [L.components(['head', 'mlp', 'attn', 'resid']), sets.map((names) => sweep.patch(names))])",
+        ".map((sweep) => [L.components(['head', 'mlp', 'attn', 'resid']), sets.map((names) => sweep.together(names))])",
         sets=sets, mode=mode, positions=positions,
     )  # fmt: skip
     assert np.abs(due[:-1] - sweep.target.delta).max() > 0.5  # something happens
@@ -274,7 +274,7 @@ def test_controls_are_met(page):
         "const length = (a, b, row) => { let sum = 0; for (let i = 0; i < random.width; i++)"
         "  sum += (a[row * random.step + random.place + i] - b[row * random.step + random.place + i]) ** 2;"
         "  return Math.sqrt(sum) };"
-        "return { own, end: sweep.patch(['L2_RESID']).delta - source.delta,"
+        "return { own, end: sweep.together(['L2_RESID']).delta - source.delta,"
         "  draws: [1, 1, 2].map((seed) => sweep.control('random', ['L1H2'], seed).effect),"
         "  random: length(random.values, target.z[1], 5), due: length(source.z[1], target.z[1], 5) } })"
     )
@@ -313,7 +313,7 @@ def test_the_greedy_set_is_the_librarys_part_for_part(made, page, mode, position
         ("L.build({ wording: 'poem' })", 'There is no wording "poem"'),
         ("L.build({ labels: ['act', 'action'] })", "cannot be told apart"),
         ("L.encode('many words '.repeat(400))", "600 at most"),
-        ("new rewired.Sweep(...pairs[0]).patch(['L3H0'])", 'no component "L3H0"'),
+        ("new rewired.Sweep(...pairs[0]).together(['L3H0'])", 'no component "L3H0"'),
         ("new rewired.Sweep(pairs[0][0], pairs[1][1])", "not recorded on the same words"),
         ("await L.course('strategic-1')", "learnt-strategic-1.js of the lab's data is missing"),
     ],

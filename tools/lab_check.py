@@ -341,7 +341,7 @@ def in_page(lab: Lab, group: dict) -> list[float]:
         const prompt = lab.build(spec), encoded = lab.encode(prompt.text, prompt.labels);
         const source = await lab.model(group.source), target = await lab.model(group.target);
         const sweep = new rewired.Sweep(source.record(encoded), target.record(encoded), group);
-        return group.sets.map((names) => sweep.patch(names).delta);""")
+        return group.sets.map((names) => sweep.together(names).delta);""")
 
 
 def in_library(variants, group: dict) -> list[float]:

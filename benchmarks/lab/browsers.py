@@ -1,4 +1,4 @@
-"""Chromium and Firefox without a window, each with one tab: run JavaScript there, and read what the process takes."""
+"""Chromium and Firefox without a window, each with one tab in which JavaScript is run."""
 
 import contextlib
 import json
@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import websocket
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,24 +30,6 @@ class Tab:
         """What an async function of this body returns; ``given`` are its constants."""
         names = "".join(f"const {name} = {json.dumps(value)};" for name, value in given.items())
         return json.loads(self.ask(f"(async () => {{ {names} {code} }})().then((it) => JSON.stringify(it ?? null))"))
-
-    def processes(self) -> list[psutil.Process]:
-        """The browser and all that it has started."""
-        top = psutil.Process(self.process.pid)
-        return [top, *top.children(recursive=True)]
-
-    def cpu(self) -> float:
-        """Processor seconds of all processes so far."""
-        total = 0.0
-        for process in self.processes():
-            with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()
-                total += times.user + times.system
-        return total
-
-    def memory(self) -> float:
-        """MiB of the largest process beside the browser's own: the one that runs the page."""
-        return max(process.memory_info().rss for process in self.processes()[1:]) / 2**20
 
 
 class Chromium(Tab):

@@ -270,7 +270,7 @@ rewired.ui = (() => {
 
   /** The patient with these components patched, by the donor or by one of the two controls. */
   function apply(names) {
-    if (now.what === "source") return sweep.patch(names);
+    if (now.what === "source") return sweep.together(names);
     return sweep.control(now.what, names, now.draw);
   }
 

@@ -6,10 +6,9 @@ page that was opened from a disk. Nothing is asked of another host. */
 window.rewired = window.rewired || {};
 
 (function (rewired) {
-  const ARRANGEMENT = Object.fromEntries(rewired.SWAPS.map((name) => [name, false]));
   const DEFAULTS = {
     state: "CC", matrix: [3, 0, 4, 1], wording: "structured", labels: ["action1", "action2"], temptation: false,
-    arrangement: ARRANGEMENT };
+    arrangement: Object.fromEntries(rewired.SWAPS.map((name) => [name, false])) };
   const arrived = new Map();
 
   /** Called by every data file. */
@@ -51,7 +50,7 @@ window.rewired = window.rewired || {};
 
     /** One prompt from a spec; what it does not say is as in the study. */
     build(spec) {
-      const arrangement = { ...ARRANGEMENT, ...spec.arrangement };
+      const arrangement = { ...DEFAULTS.arrangement, ...spec.arrangement };
       return rewired.buildPrompt({ ...DEFAULTS, ...spec, arrangement }, this.templates);
     }
 
@@ -82,9 +81,19 @@ window.rewired = window.rewired || {};
     }
 
     async made(name) {
-      this.base ??= fetched(this.folder, "base").then((file) => new rewired.Base(this.store, this.config, file));
-      const adapter = name === "base" ? null : fetched(this.folder, `adapter-${name}`);
-      return new rewired.Model(await this.base, name, await adapter);
+      this.base ??= this.madeBase();
+      const [base, adapter] = await Promise.all([
+        this.base, name === "base" ? null : fetched(this.folder, `adapter-${name}`)]);
+      return new rewired.Model(base, name, adapter);
+    }
+
+    async madeBase() {
+      try {
+        return new rewired.Base(this.store, this.config, await fetched(this.folder, "base"));
+      } catch (problem) {
+        this.base = null;  // it may be asked for again
+        throw problem;
+      }
     }
 
     /** How a run learnt, checkpoint by checkpoint (see rewired.lab). */
@@ -99,7 +108,7 @@ window.rewired = window.rewired || {};
         const source = await this.model(number.source), target = await this.model(number.target);
         const prompt = this.build(number.spec), encoded = this.encode(prompt.text, prompt.labels);
         const sweep = new rewired.Sweep(source.record(encoded), target.record(encoded), number);
-        const recomputed = sweep.patch([number.component]).delta;
+        const recomputed = sweep.together([number.component]).delta;
         const differences = [
           recomputed - number.delta_patched,
           sweep.source.delta - number.delta_source,

@@ -134,7 +134,7 @@ window.rewired = window.rewired || {};
       this.base = base;
       this.name = name;
       this.config = base.config;
-      this.recordings = new Map();  // the newest few
+      this.recordings = new Map();  // the newest two: megabytes each
       const update = adapter ? unpacked(adapter) : {}, used = new Set();
       this.layers = Array.from({ length: this.config.depth }, (_, layer) =>
         Object.fromEntries(MODULES.map((module) => {
@@ -154,8 +154,8 @@ window.rewired = window.rewired || {};
     record(encoded) {
       const key = encoded.ids.join() + encoded.labels.join();
       if (!this.recordings.has(key)) {
-        if (this.recordings.size >= 4) this.recordings.delete(this.recordings.keys().next().value);
-        this.recordings.set(key, this.run({ encoded, record: true }).recording);
+        if (this.recordings.size >= 2) this.recordings.delete(this.recordings.keys().next().value);
+        this.recordings.set(key, this.forward({ encoded, record: true }).recording);
       }
       return this.recordings.get(key);
     }
@@ -163,7 +163,7 @@ window.rewired = window.rewired || {};
     /** One pass. {encoded, start, below, patches, first, record}: `below` is the recording of which everything under
      * layer `start`, and every row before `first`, is taken; `patches` has what to write where (see patching.js).
      * Returns {lens, delta, delta_raw, p_defect, legal_mass} and, where it was to `record`, the recording. */
-    run({ encoded, start = 0, below = null, patches = new Patches(), first = 0, record = false }) {
+    forward({ encoded, start = 0, below = null, patches = new Patches(), first = 0, record = false }) {
       const { depth } = this.config, { ids, step, ends } = encoded;
       const count = ids.length, pass = { encoded, count, first, below, patches, start };
       pass.recording = record ? new Recording(this, encoded, below) : null;

@@ -28,15 +28,21 @@ window.rewired = window.rewired || {};
     return names;
   };
 
-  /** {name, layer, kind, head, start} of a component; `start`: the first layer that a patch of it changes inside. */
-  rewired.component = function (name, { depth, heads }) {
+  /** {name, layer, kind, head} of a component's name, such as L3H0 or L3_MLP (its head is −1); null of another word. */
+  rewired.parsed = function (name) {
     const parts = /^L(\d+)(?:H(\d+)|_(MLP|ATTN|RESID))$/.exec(name);
-    const layer = Number(parts?.[1]), head = Number(parts?.[2] ?? -1);
-    if (!parts || layer >= depth || head >= heads)
+    if (!parts) return null;
+    const [, layer, head = -1, kind = "HEAD"] = parts;
+    return { name, layer: Number(layer), kind: kind.toLowerCase(), head: Number(head) };
+  };
+
+  /** A component of the model, with `start`: the first layer that a patch of it changes inside. */
+  rewired.component = function (name, { depth, heads }) {
+    const component = rewired.parsed(name);
+    if (!component || component.layer >= depth || component.head >= heads)
       throw new rewired.Problem(
         `There is no component "${name}": there are L0H0 to L${depth - 1}H${heads - 1}, L0_MLP, L0_ATTN, L0_RESID ….`);
-    const kind = head < 0 ? parts[3].toLowerCase() : "head";
-    return { name, layer, kind, head, start: layer + (kind === "resid" ? 1 : 0) };
+    return { ...component, start: component.layer + (component.kind === "resid" ? 1 : 0) };
   };
 
   /** Numbers from 0 to 1 that only a text decides (mulberry32, seeded by a hash of the text). */
@@ -89,7 +95,7 @@ window.rewired = window.rewired || {};
     }
 
     /** What gives a component its activation in `recording`: {site, layer, head, values [position, step], …}. */
-    patchOf(component, recording, mode = this.mode) {
+    patch(component, recording, mode = this.mode) {
       const { layer, kind, head } = component, { d_model, heads, head_dim } = this.config;
       const patch = { layer, head, from: this.first, step: d_model, place: 0, width: d_model };
       if (kind === "resid") return { ...patch, site: "resid", values: recording.resid[layer + 1] };
@@ -116,7 +122,7 @@ window.rewired = window.rewired || {};
 
     /** The same patch with the target's activation moved in a random direction, as far as the source's is away. */
     randomPatch(component, seed) {
-      const there = this.patchOf(component, this.source), own = this.patchOf(component, this.target);
+      const there = this.patch(component, this.source), own = this.patch(component, this.target);
       const [a, b] = [there, own].map(({ values, step, place, width }) => {
         const slice = new Float32Array((values.length / step) * width);  // [position, width]
         for (let row = 0; row * step < values.length; row++)
@@ -132,9 +138,9 @@ window.rewired = window.rewired || {};
     }
 
     /** One patched pass, over `below` (the target's recording, or that of a patched pass). */
-    run(patches, start, { below = this.target, record = false } = {}) {
+    forward(patches, start, { below = this.target, record = false } = {}) {
       const listed = new rewired.Patches(patches), { encoded } = this.target;
-      return this.model.run({ encoded, start, below, patches: listed, first: this.first, record });
+      return this.model.forward({ encoded, start, below, patches: listed, first: this.first, record });
     }
 
     /** A pass's outcome beside the target's: {delta, effect, flip, recovered, p_defect, legal_mass, lens}. */
@@ -150,10 +156,10 @@ window.rewired = window.rewired || {};
     }
 
     /** All these components patched at once, in any number: see `compared`. */
-    patch(names) {
+    together(names) {
       const components = this.named(names);
-      const patches = components.map((component) => this.patchOf(component, this.source));
-      return this.compared(this.run(patches, this.start(components)));
+      const patches = components.map((component) => this.patch(component, this.source));
+      return this.compared(this.forward(patches, this.start(components)));
     }
 
     /** A control instead: "self", the target's own activations (effect 0), or "random", a random direction of the same
@@ -163,21 +169,8 @@ window.rewired = window.rewired || {};
         throw new rewired.Problem(`There is no control "${kind}": "self" or "random".`);
       const components = this.named(names);
       const patches = components.map((component) =>
-        kind === "self" ? this.patchOf(component, this.target, "input") : this.randomPatch(component, seed));
-      return this.compared(this.run(patches, this.start(components)));
-    }
-
-    /** Every component alone; the page stays alive between them. Resolves to a Map: name → outcome. */
-    async each(names, onEach = () => {}, { signal } = {}) {
-      const outcomes = new Map();
-      for (const name of names) {
-        if (signal?.aborted) break;
-        const outcome = this.patch([name]);
-        outcomes.set(name, outcome);
-        onEach(name, outcome, outcomes.size - 1);
-        await nextTask();
-      }
-      return outcomes;
+        kind === "self" ? this.patch(component, this.target, "input") : this.randomPatch(component, seed));
+      return this.compared(this.forward(patches, this.start(components)));
     }
 
     /** A small circuit: add, step by step, the candidate that moves delta farthest toward the source's, until delta
@@ -203,19 +196,19 @@ window.rewired = window.rewired || {};
 
     /** The recording of a pass with these components patched: what a further patch may start from. */
     recorded(components) {
-      const patches = components.map((component) => this.patchOf(component, this.source));
-      return this.run(patches, this.start(components), { record: true }).recording;
+      const patches = components.map((component) => this.patch(component, this.source));
+      return this.forward(patches, this.start(components), { record: true }).recording;
     }
 
     /** Of all candidates the one that, beside those chosen, moves delta farthest: {place, delta, outcome}. */
     async farthest(candidates, chosen, below, { direction, onTry, signal }) {
       let best = null;
-      const before = chosen.map((component) => this.patchOf(component, this.source));
+      const before = chosen.map((component) => this.patch(component, this.source));
       for (const [place, candidate] of candidates.entries()) {
         if (signal?.aborted) return null;
-        const patches = [...before, this.patchOf(candidate, this.source)];
+        const patches = [...before, this.patch(candidate, this.source)];
         const start = below === this.target ? this.start([...chosen, candidate]) : candidate.start;
-        const outcome = this.run(patches, start, { below });
+        const outcome = this.forward(patches, start, { below });
         onTry(candidate.name, outcome);
         if (!best || (outcome.delta - best.delta) * direction > 0) best = { place, delta: outcome.delta, outcome };
         await nextTask();
