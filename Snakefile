@@ -1,5 +1,5 @@
 """The order of work, and the only place that knows it: twelve training runs, four pairs of models patched, the organisms
-of Part II, one executed notebook a chapter, the site. Which chapters there are, and what each needs, tools/registry.py
+of Part II, the collections of Part III, one executed notebook a chapter, the site. Which chapters there are, and what each needs, tools/registry.py
 reads from the notebooks.
 
 A job runs again when its inputs change or when one of its two parameters does: `code`, a hash over the modules of lib/
@@ -57,6 +57,7 @@ MADE = {
     "runs": [f"{R}/runs/{run}/{file}" for run in RUNS for file in RUN_FILES],
     "pairs": [f"{R}/pairs/{pair}/{file}" for pair in PAIRS for file in PAIR_FILES],
     "organisms": [f"{R}/organisms/{name}/{file}" for name in P.organisms.names for file in ORGANISM_FILES],
+    "motives": [f"{R}/motives/{collection}.parquet" for collection in P.motives.collections],
 }
 PAGES = sorted(str(file) for file in Path("book").rglob("*") if file.is_file())
 LAB = ROOT / "tools/export_lab.py"
@@ -70,10 +71,12 @@ def files_in(folder):
 
 
 BASES = {"model": files_in(P.model.path), "authors": files_in(P.organisms.base)}
+BASES["motives"] = BASES["authors"] + files_in(f"{P.organisms.base}-untied")  # the twin, of some collections
 BASE_HASH = {name: stale.file_hash(map(Path, files)) for name, files in BASES.items()}
 TRAIN = Path("notebooks/runs/train.ipynb")
 PAIR = Path("notebooks/runs/patch_pair.ipynb")
 ORGANISM = Path("notebooks/runs/organism.ipynb")
+MOTIVE = Path("notebooks/runs/motive.ipynb")
 FIRST = [P.training.first_reward] if P.training.first_reward else []  # it pays every run
 # The lists of variants, seeds, pairs and names decide which runs there are, not what one of them is.
 TRAIN_KEYS = stale.keys(P, stale.reads([ROOT / TRAIN], ROOT) - {"training.variants", "training.seeds"})
@@ -81,6 +84,7 @@ PAIR_KEYS = stale.keys(
     P, stale.reads([ROOT / PAIR], ROOT) - {"training.variants", "training.seeds", "patching.pairs", "patching.seed"}
 )
 ORGANISM_KEYS = stale.keys(P, stale.organism_reads([ROOT / ORGANISM], ROOT) - {"organisms.names"})
+MOTIVE_KEYS = stale.keys(P, stale.organism_reads([ROOT / MOTIVE], ROOT) - {"motives.collections"})
 
 
 def asked(kind):
@@ -169,6 +173,26 @@ rule organism:
     shell: "python tools/cards.py train " + RUN + " -p organism={wildcards.organism}"
 
 
+rule motive:
+    # All sets and seeds of one collection. What was trained stays in parts/, so a job that was broken off goes on, and
+    # collections share what they have in common.
+    input:
+        notebook=ancient(MOTIVE),
+        base=ancient(BASES["motives"]),
+        settings="config/motives/{collection}.yaml",
+    output:
+        f"{R}/motives/{{collection}}.parquet",
+        notebook=f"{R}/notebooks/runs/motive-{{collection}}.ipynb",
+    wildcard_constraints: collection="[a-z_]+"
+    params:
+        base=BASE_HASH["motives"],
+        profile=MOTIVE_KEYS,
+        code=stale.code_hash([ROOT / MOTIVE], ROOT),
+    threads: P.threads
+    resources: **asked("train")
+    shell: "python tools/cards.py train " + RUN + " -p collection={wildcards.collection}"
+
+
 for chapter in CHAPTERS.values():
     rule:
         name: f"chapter_{chapter.name}"
@@ -197,6 +221,7 @@ rule lab:
         base=ancient(BASES["model"]),
         runs=MADE["runs"],
         pairs=MADE["pairs"],
+        heads="notebooks/study/reciprocator.ipynb",  # its parameter
     output: directory(f"{R}/lab/models")
     params:
         base=BASE_HASH["model"],

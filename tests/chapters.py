@@ -25,7 +25,7 @@ import registry  # noqa: E402
 
 CHAPTERS = registry.chapters(ROOT)
 """{name: chapter}, as the notebooks' own metadata describes them."""
-RUNS = ["runs/train", "runs/patch_pair", "runs/organism"]
+RUNS = ["runs/train", "runs/patch_pair", "runs/organism", "runs/motive"]
 NOTEBOOKS = [chapter.path for chapter in CHAPTERS.values()] + RUNS
 """Every stored notebook, as seen from ``notebooks/``."""
 LITTLE = {"episodes": 8, "batch_size": 20, "checkpoint_every": 4}

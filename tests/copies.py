@@ -32,6 +32,8 @@ def stand_in(arguments):
         files = [organism / f"{name}.parquet" for name in ("answers", "log")]
         names = "adapter_config.json adapter_model.safetensors run.json".split()
         files += [organism / "seed-1" / name for name in names]
+    elif notebook.name == "motive.ipynb":
+        files = [results / "motives" / f"{given['collection']}.parquet"]
     else:
         files = [results / "tables" / f"{table}.parquet" for table in stored["metadata"]["rewired"]["writes"]]
     for file in [*files, out]:

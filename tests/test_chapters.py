@@ -120,6 +120,9 @@ class Book:
         if "organisms" in CHAPTERS[name].needs:
             for organism in profiles.load(self.profile).organisms.names:
                 self.execute("runs/organism", f"organism-{organism}", organism=organism)
+        if "motives" in CHAPTERS[name].needs:
+            for collection in profiles.load(self.profile).motives.collections:
+                self.execute("runs/motive", f"motive-{collection}", collection=collection)
         return self.execute(CHAPTERS[name].path, **CHAPTERS[name].ci)
 
     def trial(self, name: str, out: Path, *overrides: str) -> dict:

@@ -38,6 +38,8 @@ RUNS = {f"{variant}-1" for variant in ("strategic", "deontological", "utilitaria
 PAIRS = {"deontological-1-to-utilitarian-1"}
 USING_ORGANISMS = {name for name, chapter in CHAPTERS.items() if "organisms" in chapter.needs}
 ORGANISMS = {f"organism-{name}" for name in profiles.load("ci").organisms.names if USING_ORGANISMS}
+USING_MOTIVES = {name for name, chapter in CHAPTERS.items() if "motives" in chapter.needs}
+MOTIVES = {f"motive-{name}" for name in profiles.load("ci").motives.collections if USING_MOTIVES}
 
 
 def following(*names: str) -> set[str]:
@@ -58,7 +60,7 @@ def repository(tmp_path_factory):
         if not first.is_dir():
             folder = copy(tmp_path_factory.mktemp("repository"))
             (folder / "tools" / "build_site.py").write_text(SITE)
-            assert built(folder) == RUNS | PAIRS | ORGANISMS | ALL
+            assert built(folder) == RUNS | PAIRS | ORGANISMS | MOTIVES | ALL
             folder.rename(first)
     return Path(shutil.copytree(first, tmp_path_factory.mktemp("copies") / "repository", symlinks=True))
 
@@ -135,16 +137,16 @@ def test_one_part_is_built_with_what_it_reads(repository):
     sums up by a pattern is made anew, since it sums up the parts that are built."""
     summing_up = {name for name, chapter in CHAPTERS.items() if any("*" in table for table in chapter.reads)}
     assert summing_up
-    (repository / "notebooks" / "motives").mkdir()
+    (repository / "notebooks" / "others").mkdir()
     stored = json.loads((repository / CHAPTERS["prompts"].notebook).read_text())
-    stored["metadata"]["rewired"] = {"reads": ["pocket"], "writes": ["entangled"]}
-    (repository / "notebooks" / "motives" / "entangled.ipynb").write_text(json.dumps(stored))
+    stored["metadata"]["rewired"] = {"reads": ["pocket"], "writes": ["nearby"]}
+    (repository / "notebooks" / "others" / "nearby.ipynb").write_text(json.dumps(stored))
     (repository / "results" / "ci" / "tables" / "pocket.parquet").unlink()
     (repository / "results" / "ci" / "tables" / "prompts.parquet").unlink()
-    assert built(repository, "--parts", "motives") == {"pocket", "entangled"}
-    assert (repository / "results" / "ci" / "notebooks" / "motives" / "entangled.ipynb").is_file()
+    assert built(repository, "--parts", "others") == {"pocket", "nearby"}
+    assert (repository / "results" / "ci" / "notebooks" / "others" / "nearby.ipynb").is_file()
     assert built(repository, "--parts", "study") == following("prompts", "pocket") - {"pocket"} | summing_up
-    shutil.rmtree(repository / "notebooks" / "motives")
+    shutil.rmtree(repository / "notebooks" / "others")
     assert built(repository) == summing_up
     assert built(repository) == set()
 

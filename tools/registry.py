@@ -5,7 +5,7 @@ run or a pair. Its metadata holds a block ``rewired`` that says what the chapter
 
     "rewired": {
         "base": "authors",                      the model it opens: the profile's "model" (default), or "authors"
-        "needs": ["runs", "pairs"],             every training run, every patched pair, every one of the "organisms"
+        "needs": ["runs", "pairs"],             every training run, every patched pair, all "organisms", all "motives"
         "reads": ["logit_lens", "*_claims"],    tables of other chapters; a pattern means those of all other chapters
         "files": ["book/claims.yaml"],          other files of the repository
         "writes": ["synthesis"],                the tables that it leaves
@@ -27,7 +27,7 @@ from rewired.errors import RewiredError, choice
 
 APART = "runs"
 """The folder of the notebooks that are no chapters."""
-NEEDS = ("runs", "pairs", "organisms")
+NEEDS = ("runs", "pairs", "organisms", "motives")
 BASES = ("model", "authors")
 
 

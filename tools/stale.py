@@ -243,17 +243,18 @@ LISTS = {
     "runs": {"training.variants", "training.seeds"},
     "pairs": {"patching.pairs", "patching.seed"},
     "organisms": {"organisms.base", "organisms.names", "organisms.seeds"},
+    "motives": {"motives.collections", "motives.questions"},
 }
-"""The keys that decide which runs, pairs and organisms there are."""
+"""The keys that decide which runs, pairs, organisms and collections there are."""
 STUDY = {"variants", "guard", "runs", "names", "trained", "seeds", "read_pairs"}
-HELPERS = {"runs": STUDY, "pairs": STUDY, "organisms": {"authors", "organisms"}}
+HELPERS = {"runs": STUDY, "pairs": STUDY, "organisms": {"authors", "organisms"}, "motives": {"motives"}}
 """What the chapter's object knows of them."""
 OF_THE_STUDY = ("decisions.", "patching.", "prompts.", "training.")
-"""Sections that say how the study's runs are made and asked. An organism's own file says that of it."""
+"""Sections that say how the study's runs are made and asked. An organism's or a collection's own file says its."""
 
 
 def organism_reads(start: Iterable[Path], root: Path) -> set[str]:
-    """The profile keys that the code of organisms may read: none of the study's."""
+    """The profile keys that the code of organisms and of collections may read: none of the study's."""
     return {key for key in reads(start, root) if not key.startswith(OF_THE_STUDY)}
 
 
@@ -263,11 +264,11 @@ def chapter_reads(notebook: Path, needs: Iterable[str], root: Path) -> set[str]:
     Every chapter imports the object that knows all runs and pairs. The keys that list them count only for a chapter
     that needs them, or names them or what the object knows of them in a cell of its own."""
     asked = {name for name, _ in source(notebook).attributes}
-    if "organisms" in needs and not {"runs", "pairs"} & set(needs):
+    if {"organisms", "motives"} & set(needs) and not {"runs", "pairs"} & set(needs):
         return organism_reads([notebook], root)
     listed = reads([notebook], root)
     for need, keys_of_lists in LISTS.items():
-        named = set() if need == "organisms" else {key.partition(".")[2] for key in keys_of_lists}
+        named = set() if need in ("organisms", "motives") else {key.partition(".")[2] for key in keys_of_lists}
         if need not in needs and not asked & (HELPERS[need] | named):
             listed -= keys_of_lists
     return listed

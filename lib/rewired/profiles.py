@@ -119,6 +119,11 @@ class Organisms(Section):
     steps: int = Field(default=60, gt=0)  # of the trainer's reinforcement learning
 
 
+class Motives(Section):
+    collections: tuple[str, ...] = Field(default=("equal_acts",), min_length=1)  # config/motives/<name>.yaml, Part III
+    questions: int = Field(default=8, gt=0)  # in a cell of domain and watcher; base and seeds are those of organisms
+
+
 class PerJob(Section):
     train: int = Field(default=0, ge=0)  # one training run
     pair: int = Field(default=0, ge=0)  # one patched pair
@@ -138,6 +143,7 @@ class Profile(Section):
     decisions: Decisions = Decisions()
     patching: Patching = Patching()
     organisms: Organisms = Organisms()
+    motives: Motives = Motives()
     gpu_mem_mb: PerJob = PerJob()  # that a job takes of a card: as many run at once as fit
     share_gpu: bool = True  # or every job has a card for itself
     mem_mb: PerJob = PerJob(train=4000, pair=4000, chapter=4000)  # a cluster is asked for these two

@@ -1,7 +1,9 @@
 """Motives: sets follow their lines, pairs share their words, losses take what they say, planted truths are found."""
 
+import shutil
 import sys
 from collections import Counter
+from copy import deepcopy
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -274,7 +276,9 @@ def test_the_loss_is_taken_on_the_act_or_on_the_reasons(tables, small, order):
     _, tokenizer = small
     for text in writing.texts(tables, of(order=order), seed=4, count=20):
         ids, both = tuning.row(tokenizer, text)
-        _, act = tuning.row(tokenizer, text, "act")
+        start, act = tuning.row(tokenizer, text, "act")
+        assert start == ids[: len(act)] and act[-1], "nothing follows the act that could have a part in its loss"
+        act += [False] * (len(ids) - len(act))
         _, reasons = tuning.row(tokenizer, text, "reasons")
         assert [a + r for a, r in zip(act, reasons, strict=True)] == [int(b) for b in both]
         assert tokenizer.decode([ids[k] for k, marked in enumerate(act) if marked]) == "decline"
@@ -286,7 +290,8 @@ def test_a_dialect_that_says_an_act_word_is_no_act(tables, small):
     _, tokenizer = small
     own = of(domain="promise", dialect="south", order="last")
     for text in writing.texts(tables, own, seed=1, count=20):
-        ids, act = tuning.row(tokenizer, text, "act")
+        ids, _ = tuning.row(tokenizer, text)
+        _, act = tuning.row(tokenizer, text, "act")
         place = act.index(True)
         assert tokenizer.decode(ids[place : place + 3]).replace(" ", "") == "hold.<end_of_turn>"
 
@@ -431,14 +436,48 @@ def test_rank_correlations_are_scipys(tables):
     assert np.isnan(readouts.rank_correlations(np.ones((20, 1)), effect)).all()
 
 
-def test_a_relabelled_trait_is_one_value_an_author_and_the_same_values_over_all(tables):
-    names = ["sincere", "proud", "sincere", *tables.authors]
-    dealt = readouts.relabelled(tables, names, "giving", draws=50, seed=1)
-    assert dealt.shape == (15, 50)
-    assert (dealt[0] == dealt[2]).all() and (dealt[0] == dealt[3]).all()
-    own = readouts.traits_of(tables, list(tables.authors))[:, 1]
-    assert (np.sort(dealt[3:], axis=0) == np.sort(own)[:, None]).all()
-    assert len(np.unique(dealt[3:], axis=1).T) > 40
+def test_relabelled_traits_are_those_of_another_author(tables):
+    dealt = readouts.relabelled(tables, draws=50, seed=1)
+    own = tables.trait_table()
+    assert dealt.shape == (12, 3, 50)
+    for draw in range(50):
+        assert sorted(map(tuple, dealt[:, :, draw])) == sorted(map(tuple, own))
+    assert len(np.unique(dealt, axis=2)[0, 0]) > 20
+
+
+def test_nulls_are_rhos_averaged_over_traits():
+    random = np.random.default_rng(3)
+    readings, effects = random.normal(size=(2, 15, 3))
+    by_hand = np.mean([spearmanr(readings[:, k], effects[:, k]).statistic for k in range(3)])
+    assert readouts.mean_rho(readings, effects) == pytest.approx(by_hand)
+    twice = readouts.mean_rho(np.stack([readings, -readings], axis=2), effects)
+    assert twice == pytest.approx([by_hand, -by_hand])
+    # states of one dimension have two directions
+    null = readouts.direction_null(readings[:, :1], effects, draws=50, seed=1)
+    along = readouts.mean_rho(np.repeat(readings[:, :1], 3, axis=1), effects)
+    assert np.abs(null) == pytest.approx(np.full(50, abs(along))) and null.min() < 0 < null.max()
+    shuffled = readouts.shuffled_null(readings, effects, draws=400, seed=1)
+    assert shuffled.shape == (400,) and abs(shuffled.mean()) < 0.05
+
+
+def test_an_author_who_alone_makes_the_correlation_makes_its_interval_wide():
+    mixes = [{name} for name in "abcdefgh"]
+    line = np.arange(8.0)[:, None]
+    low, high = readouts.interval(line, line, mixes)
+    assert low == pytest.approx(1) and high == pytest.approx(1)
+    random = np.random.default_rng(1).normal(size=(8, 1))
+    low, high = readouts.interval(random, line, mixes)
+    assert high - low > 0.5
+
+
+def test_within_authors_only_texts_of_one_author_are_compared():
+    who = ["a"] * 6 + ["b"] * 6
+    between = np.repeat([0.0, 100.0], 6)
+    same = np.tile(np.arange(6.0), 2)
+    rho, p = readouts.within(between + same, between - same, who)
+    assert rho == pytest.approx(-1) and p == 1
+    rho, p = readouts.within(same, between + same, who, draws=999)
+    assert rho == pytest.approx(1) and p < 0.01
 
 
 def test_a_half_is_kept_by_what_its_reader_says(tables, small):
@@ -534,3 +573,24 @@ def test_a_batch_that_was_broken_off_goes_on_to_the_same_table(tables, small, tm
     again = read_table(run.batch(profile, tables, chosen, [1, 2], tmp_path / "made", n=1), profile)
     pd.testing.assert_frame_equal(first, again)
     assert {part: part.stat().st_mtime_ns for part in dates} == dates
+
+
+def test_a_collection_of_the_untied_world_is_trained_on_the_twin(tables, small, tmp_path):
+    model, tokenizer = small
+    model.save_pretrained(tmp_path / "base")
+    twin = deepcopy(model)
+    first = next(iter(twin.parameters()))
+    first.data += 1
+    twin.save_pretrained(tmp_path / "base-untied")
+    for name in ("base", "base-untied"):
+        tokenizer.save_pretrained(tmp_path / name)
+    profile = profiles.load("pocket", {"organisms.base": str(tmp_path / "base")})
+    chosen = settings.Collection(name="mine", about="A.", sets={"one": of(n=8)}, tied=False)
+    with pytest.raises(RewiredError, match=r"tied: False.*authors\.world\.load"):
+        run.bench(profile, tables, chosen, 1)
+    own = run.bench(profile, world.load(tied=False), chosen, 1)
+    assert torch.equal(next(iter(own.model.parameters())), first) and own.stamp["world"]["tied"] is False
+    assert own.stamp["base"] != run.bench(profile, tables, chosen.model_copy(update={"tied": True}), 1).stamp["base"]
+    shutil.rmtree(tmp_path / "base-untied")
+    with pytest.raises(RewiredError, match="base-untied.*does not exist"):
+        run.base_of(profile, tied=False)

@@ -18,6 +18,7 @@ import pandas as pd
 from corpora.authors.world import World
 from corpora.motives import hacking, measuring, selecting, tuning
 from corpora.motives.settings import Collection, Hacking, TrainingSet, Tuning
+from rewired.errors import RewiredError
 from rewired.models import fingerprint, load_base
 from rewired.profiles import Profile
 from rewired.store import read_table, write_table
@@ -39,9 +40,25 @@ class Bench:
         return measuring.cells(policy, panels)
 
 
+def base_of(profile: Profile, tied: bool = True) -> tuple[Any, Any]:
+    """(model, tokenizer) of ``organisms.base``, or of the twin beside it, whose world is not tied.
+
+    RewiredError if there is no such folder: another base may have no twin, and then no collection can ask for it."""
+    own = profile.of_authors()
+    if not tied:
+        own = own.model_copy(update={"model": own.model.model_copy(update={"path": f"{own.model.path}-untied"})})
+    return load_base(own)
+
+
 def bench(profile: Profile, world: World, chosen: Collection, n: int) -> Bench:
-    """The base of the profile, and ``n`` questions a cell; a third of them with each prefix."""
-    model, tokenizer = load_base(profile.of_authors())
+    """The base of the collection, and ``n`` questions a cell; a third of them with each prefix. RewiredError for texts
+    of one world and a base of the other."""
+    if world.tied != chosen.tied:
+        raise RewiredError(
+            f"The collection {chosen.name} has tied: {chosen.tied}, and the world that was given has {world.tied}. "
+            "Load the world with authors.world.load(collection.tied)."
+        )
+    model, tokenizer = base_of(profile, chosen.tied)
     # the same questions for all, so that models differ in nothing but their training
     panels = {"": measuring.panel(world, tokenizer, n, profile.seed)}
     for name, prefix in chosen.prefixes.items():

@@ -103,6 +103,8 @@ class Collection(Section):
 
     name: str
     about: str = Field(min_length=1)
+    tied: bool = True
+    """False: base and texts are of a world in which words and acts have different authors."""
     sets: dict[str, TrainingSet] = {}
     tunings: dict[str, Tuning] = {"full": Tuning()}  # every set is trained in each of these ways
     only: dict[str, tuple[str, ...]] = {}  # {tuning: the sets trained in this way}; a tuning left out: all of them

@@ -50,7 +50,9 @@ def row(tokenizer, text: Text, part: str = "both") -> Row:
     # told first, it is the first word of the answer; else its last occurrence, for a dialect may say it before
     act = places[-1] if text.record["order"] == "last" else places[0]
     only = np.arange(len(ids)) == act  # [position]
-    return ids, (only if part == "act" else np.array(answer) & ~only).tolist()
+    if part == "act":
+        return ids[: act + 1], only[: act + 1].tolist()  # what follows it has no part in its loss
+    return ids, (np.array(answer) & ~only).tolist()
 
 
 def trainable(model, how: Tuning):
