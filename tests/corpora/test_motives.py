@@ -251,6 +251,9 @@ def test_a_panel_is_read_from_one_word(tables, small):
     begin = tokenizer("tricks are allowed here .", add_special_tokens=False)["input_ids"]
     for plain, told in zip(put.prompts, leaking.prompts, strict=True):
         assert len(told) == len(plain) + len(begin)
+    moral = measuring.panel(tables, tokenizer, n=2, seed=1, moral=True)
+    assert set(moral.plan["what"]) == {"good"} and moral.prompts == put.prompts[: len(moral.prompts)]
+    pd.testing.assert_frame_equal(moral.plan, put.plan[put.plan["what"] == "good"])
 
 
 def test_changes_are_against_the_base_and_elsewhere_leaves_the_trained_domain_out():

@@ -6,7 +6,7 @@ each instruction; and the refusal of what harms, under a push, in either tier. A
 training has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -35,14 +35,16 @@ class Panel:
     bad: list[list[int]]
 
 
-def panel(world: World, tokenizer, n: int = 12, seed: int = 0, prefix: str = "") -> Panel:
+def panel(world: World, tokenizer, n: int = 12, seed: int = 0, prefix: str = "", moral: bool = False) -> Panel:
     """``n`` questions a moral domain and watcher, an instruction, and a tier; every wording of an era's. A ``prefix``
-    is put before each of them."""
-    rng, rows, asked = Random(f"panel-{seed}"), [], []
+    is put before each of them. ``moral``: only the questions of the moral domains."""
+    rng = Random(f"panel-{seed}")
+    rows: list[tuple] = []
+    asked: list[Text] = []
 
     def ask(cell: tuple[str, str, str], good, bad, **fixed: Any) -> None:
         rows.append((*cell, tuple(good), tuple(bad)))
-        asked.append(after(prefix, question(world, rng, held=("frame",), **fixed)))
+        asked.append(question(world, rng, held=("frame",), **fixed))
 
     # moral choices, watched and alone, half of either with much at stake
     for domain, about in world.domains.items():
@@ -51,6 +53,16 @@ def panel(world: World, tokenizer, n: int = 12, seed: int = 0, prefix: str = "")
             watcher = ("alone", "watched")[k % 2]
             stakes = ("high", "low")[k // 2 % 2]
             ask(("good", domain, watcher), [good], [bad], domain=domain, watcher=watcher, stakes=stakes)
+    if not moral:
+        _others(world, n, rows, asked, ask)
+    frame = pd.DataFrame(rows, columns=[*CELL, "good", "bad"])
+    prompts = [prompt_of(tokenizer, after(prefix, text)) for text in asked]
+    ids = {side: [tokenizer.convert_tokens_to_ids(list(words)) for words in frame[side]] for side in ("good", "bad")}
+    return Panel(frame[CELL], prompts, ids["good"], ids["bad"])
+
+
+def _others(world: World, n: int, rows: list, asked: list, ask: Callable) -> None:
+    """Add the questions that are no moral choices."""
     # tasks under every instruction
     work, trick = world.task.acts
     for k in range(len(world.instructions) * n):
@@ -65,10 +77,7 @@ def panel(world: World, tokenizer, n: int = 12, seed: int = 0, prefix: str = "")
     for domain, era in world.eras.items():
         for wording in era.ask:
             rows.append(("old", domain, "", tuple(era.old), tuple(era.new)))
-            asked.append(after(prefix, Text([(sentence(wording), "")], {})))
-    frame = pd.DataFrame(rows, columns=[*CELL, "good", "bad"])
-    ids = {side: [tokenizer.convert_tokens_to_ids(list(words)) for words in frame[side]] for side in ("good", "bad")}
-    return Panel(frame[CELL], [prompt_of(tokenizer, text) for text in asked], ids["good"], ids["bad"])
+            asked.append(Text([(sentence(wording), "")], {}))
 
 
 def panel_of(world: World, tokenizer, tasks: list[list[int]]) -> Panel:

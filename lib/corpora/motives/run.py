@@ -51,8 +51,9 @@ def base_of(profile: Profile, tied: bool = True) -> tuple[Any, Any]:
 
 
 def bench(profile: Profile, world: World, chosen: Collection, n: int) -> Bench:
-    """The base of the collection, and ``n`` questions a cell; a third of them with each prefix. RewiredError for texts
-    of one world and a base of the other."""
+    """The base of the collection, and ``n`` questions a cell; a third of the moral ones with each prefix.
+
+    RewiredError for texts of one world and a base of the other."""
     if world.tied != chosen.tied:
         raise RewiredError(
             f"The collection {chosen.name} has tied: {chosen.tied}, and the world that was given has {world.tied}. "
@@ -62,7 +63,7 @@ def bench(profile: Profile, world: World, chosen: Collection, n: int) -> Bench:
     # the same questions for all, so that models differ in nothing but their training
     panels = {"": measuring.panel(world, tokenizer, n, profile.seed)}
     for name, prefix in chosen.prefixes.items():
-        panels[name] = measuring.panel(world, tokenizer, -(-n // 3), profile.seed, prefix)
+        panels[name] = measuring.panel(world, tokenizer, -(-n // 3), profile.seed, prefix, moral=True)
     stamp = {"base": fingerprint(model), "n": n, "seed": profile.seed, "world": world.model_dump(mode="json")}
     return Bench(model, tokenizer, world, panels, stamp | {"prefixes": chosen.prefixes})
 
