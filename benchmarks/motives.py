@@ -2,8 +2,8 @@
 
     .venv/bin/python benchmarks/motives.py --repeats 500
 
-Training sets are mixtures of a few authors. What training on a set does is the trait of its authors, and noise. A
-reader is either the exact one, or one that reads a trait which has nothing to do with it. A test may find the second
+Training sets are mixtures of a few authors. What training on a set does is the traits of its authors, and noise. A
+reader is either the exact one, or one that reads traits which have nothing to do with it. A test may find the second
 kind in one of twenty repeats; what does so beyond the 99.9 % binomial limit has failed. For curation, a pool of texts
 is halved by a readout, and what training on a half does is the mean trait of its texts, and noise.
 """
@@ -26,21 +26,21 @@ from scipy.stats import binom
 from corpora.motives import readouts
 
 LEVEL, DRAWS = 0.05, 199
-WIDTH, STYLES = 128, 3
-"""Dimensions of a hidden state, and how many of them carry most of what tells authors apart."""
-POOL, RUNS, HALVES = 320, 3, 6
+WIDTH, STYLES, TRAITS = 128, 3, 3
+"""Dimensions of a hidden state, how many of them carry most of what tells authors apart, and traits."""
+POOL, RUNS, HALVES = 320, 3, 4
 """Texts of a pool, pools, and random halves of each that a readout's half is compared with."""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """Sets of authors, and what is true of them."""
+    """Sets of authors, and what is true of them. A reading and an effect are [set, trait]."""
 
     states: np.ndarray  # [set, d_model]
-    effect: np.ndarray  # [set]
-    exact: np.ndarray  # [set]: the trait, as far as it can be read
-    noise: np.ndarray  # [set]: a direction that reads another trait
-    relabelled: dict[str, np.ndarray]  # of either reader, [set, draw]: its trait dealt out anew to authors
+    effects: np.ndarray
+    readings: dict[str, np.ndarray]  # by reader
+    relabelled: dict[str, np.ndarray]  # by reader, [set, trait, draw]: its traits dealt out anew to authors
+    mixes: list[set[str]]
     seed: int
 
 
@@ -56,40 +56,63 @@ def mixtures(authors: int) -> np.ndarray:
 
 
 def planted(seed: int, authors: int = 12, spread: float = 0.1) -> Planted:
-    """One repeat. ``spread`` is the noise of an effect, in units of a trait's standard deviation."""
+    """One repeat. ``spread`` is the noise of an effect, in units of a trait's standard deviation.
+
+    Readers: the exact one; a probe that was fitted to ``other`` traits, those of nobody here; and one number for all
+    traits, as a count of words is."""
     random = np.random.default_rng(seed)
     shares = mixtures(authors)
-    trait, other = random.normal(size=(2, authors))
+    # who is good in one thing is often good in another
+    trait, other = ((random.normal(size=(authors, 1)) + random.normal(size=(authors, TRAITS))) / 2**0.5 for _ in "ab")
     style = random.choice([-1.0, 0.0, 1.0], size=(authors, STYLES)) @ random.normal(size=(STYLES, WIDTH))
     # an author's own state: mostly his style, and a little of anything else
     own = style + 0.5 * random.normal(size=(authors, WIDTH))
     states = shares @ own + 0.02 * random.normal(size=(len(shares), WIDTH))
-    # the direction that reads a trait of nobody's, as a probe fitted to wrong labels would find it
-    fitted = np.linalg.pinv(own - own.mean(axis=0))  # [d_model, author]
-    effect = shares @ trait + spread * random.normal(size=len(shares))
+    # the directions that read a trait, as a probe fitted to labels would find them
+    fitted = states @ np.linalg.pinv(own - own.mean(axis=0))  # [set, author]
+    effects = shares @ trait + spread * random.normal(size=(len(shares), TRAITS))
     dealt = np.stack([random.permutation(authors) for _ in range(DRAWS)], axis=1)  # [author, draw]
-    anew = {"exact": shares @ trait[dealt], "noise": states @ fitted @ other[dealt]}
-    return Planted(states, effect, shares @ trait, states @ fitted @ other, anew, seed)
+    anew = {"exact": np.einsum("sa,adt->std", shares, trait[dealt])}
+    anew["noise"] = anew["one number"] = np.einsum("sa,adt->std", fitted, other[dealt])
+    one = np.repeat(fitted @ other[:, :1], TRAITS, axis=1)
+    readings = {"exact": shares @ trait, "noise": fitted @ other, "one number": one}
+    mixes = [set(map(str, np.flatnonzero(row))) for row in shares]
+    return Planted(states, effects, readings, anew, mixes, seed)
 
 
 Test = Callable[[Planted, str, int], float]
-"""The p of a reader, "exact" or "noise"."""
+"""The p of a reader."""
 
 
 def against(d: Planted, reader: str, null: np.ndarray) -> float:
-    return readouts.p_above(readouts.rank_correlations(getattr(d, reader)[:, None], d.effect)[0], null)
+    return readouts.p_above(float(readouts.mean_rho(d.readings[reader], d.effects)), null)
 
 
 def by_directions(d: Planted, reader: str, draws: int) -> float:
-    return against(d, reader, readouts.direction_null(d.states, d.effect, draws, d.seed))
+    return against(d, reader, readouts.direction_null(d.states, d.effects, draws, d.seed))
 
 
 def by_relabelling(d: Planted, reader: str, draws: int) -> float:
-    return against(d, reader, readouts.rank_correlations(d.relabelled[reader][:, :draws], d.effect))
+    return against(d, reader, readouts.mean_rho(d.relabelled[reader][:, :, :draws], d.effects))
+
+
+def by_interval(d: Planted, reader: str, draws: int) -> float:
+    """0 where the interval lies above zero, else 1: no p at all."""
+    return float(readouts.interval(d.readings[reader], d.effects, d.mixes)[0] <= 0)
 
 
 def by_shuffling(d: Planted, reader: str, draws: int) -> float:
-    return against(d, reader, readouts.shuffled_null(getattr(d, reader), d.effect, draws, d.seed))
+    return against(d, reader, readouts.shuffled_null(d.readings[reader], d.effects, draws, d.seed))
+
+
+def by_text(seed: int, told: float, draws: int) -> float:
+    """The p of a reading over the texts of a few authors, within them. ``told`` is its correlation with the influence
+    there; between authors both go together anyway."""
+    random, who = np.random.default_rng(seed), np.arange(160) % 3
+    between, shared, own, other = who + 0.0, *random.normal(size=(3, 160))  # each [text]
+    influence = between + shared
+    reading = between + told * shared + np.sqrt(1 - told**2) * own + 0.3 * other
+    return readouts.within(reading, influence, who, draws, seed)[1]
 
 
 def halved(seed: int, told: float) -> tuple[float, np.ndarray]:
@@ -113,36 +136,52 @@ def above_spread(kept: np.ndarray, others: np.ndarray) -> float:
     return 1.0 - (kept.mean() - others[:, 0].mean() > np.ptp(others[:, 0]))
 
 
-NULLS: tuple[tuple[str, Test], ...] = (
-    ("random directions", by_directions),
-    ("relabelled authors", by_relabelling),
-    ("shuffled sets", by_shuffling),
-)
+NULLS: dict[str, Test] = {
+    "random directions": by_directions,
+    "relabelled authors": by_relabelling,
+    "interval by a jackknife over authors": by_interval,
+    "shuffled sets": by_shuffling,
+}
+
+
+Row = tuple[str, str, float]
+"""A test, whether it should find something ("yes", "no", or "" where it is shown and not judged), and its p."""
+
+
+def of_readers(seed: int, authors: int, draws: int) -> list[Row]:
+    """Every reader by every null. Four authors and shuffled sets are shown for what they are, not judged."""
+    data, rows = planted(seed, authors), list[Row]()
+    for reader in data.readings:
+        p = {name: test(data, reader, draws) for name, test in NULLS.items()}
+        p["the larger p of both"] = max(p["random directions"], p["relabelled authors"])
+        for name, value in p.items():
+            judged = authors == 12 and (name != "shuffled sets" or reader == "exact")
+            should = ("yes" if reader == "exact" else "no") if judged else ""
+            rows.append((f"{authors} authors: {reader}, {name}", should, value))
+    return rows
+
+
+def of_halves(seed: int) -> list[Row]:
+    """Halves of a pool, kept by noise or by the exact reader."""
+    rows = list[Row]()
+    for name, told, should in (("noise", 0.0, "no"), ("exact reader", 1.0, "yes")):
+        pools = [halved(seed * RUNS + k, told) for k in range(RUNS)]
+        kept, others = np.array([one for one, _ in pools]), np.stack([rest for _, rest in pools])
+        rows.append((f"curation by {name}, among random halves", should, readouts.choice_p(kept, others)))
+        rows.append((f"curation by {name}, above the spread of three", "", above_spread(kept, others)))
+    return rows
 
 
 def simulate(repeats: int, draws: int = DRAWS) -> pd.DataFrame:
     """One row a test: how often it found something, and whether it should have."""
-    found: dict[tuple[str, bool | None], list[bool]] = {}
-
-    def note(test: str, should: bool | None, p: float) -> None:
-        found.setdefault((test, should), []).append(p <= LEVEL)
-
+    rows = list[Row]()
     for seed in range(repeats):
-        for authors in (4, 12):
-            data = planted(seed, authors)
-            for name, test in NULLS:
-                # the null of shuffled sets is shown for what it is, and so is what four authors can show at all
-                honest = None if test is by_shuffling else False
-                power = True if authors == 12 else None
-                note(f"{authors} authors: noise, {name}", honest, test(data, "noise", draws))
-                note(f"{authors} authors: exact reader, {name}", power, test(data, "exact", draws))
-        for name, told in (("noise", 0.0), ("exact reader", 1.0)):
-            pools = [halved(seed * RUNS + k, told) for k in range(RUNS)]
-            kept, others = np.array([one for one, _ in pools]), np.stack([rest for _, rest in pools])
-            note(f"curation by {name}, among random halves", told > 0, readouts.choice_p(kept, others))
-            note(f"curation by {name}, above the spread of three", None, above_spread(kept, others))
-    rows = [(test, should, np.mean(each)) for (test, should), each in found.items()]
-    return pd.DataFrame(rows, columns=["test", "should", "found"])
+        rows += [*of_readers(seed, 4, draws), *of_readers(seed, 12, draws), *of_halves(seed)]
+        for name, told, should in (("noise", 0.0, "no"), ("a reader", 0.5, "yes")):
+            rows.append((f"influence of texts by {name}, within authors", should, by_text(seed, told, draws)))
+    frame = pd.DataFrame(rows, columns=["test", "should", "p"])
+    frame["found"] = frame.pop("p") <= LEVEL
+    return frame.groupby(["test", "should"], sort=False)["found"].mean().reset_index()
 
 
 def reach(authors: int, repeats: int, draws: int = DRAWS) -> np.ndarray:
@@ -150,7 +189,7 @@ def reach(authors: int, repeats: int, draws: int = DRAWS) -> np.ndarray:
     far = []
     for seed in range(repeats):
         data = planted(seed, authors)
-        far.append(np.quantile(np.abs(readouts.direction_null(data.states, data.effect, draws, seed)), 0.95))
+        far.append(np.quantile(np.abs(readouts.direction_null(data.states, data.effects, draws, seed)), 0.95))
     return np.array(far)
 
 
@@ -166,9 +205,9 @@ def main() -> int:
     print(f"{repeats} repeats, level {LEVEL}; an honest test may find noise in {limit(repeats):.3f} of them\n")
     print("| test | finds something | |\n| --- | --- | --- |")
     for row in simulate(repeats).itertuples():
-        good = {True: row.found > 0.8, False: row.found <= limit(repeats), None: True}[row.should]
-        missed += not good
-        word = "shown, not judged" if row.should is None else "as it should" if good else "NOT AS IT SHOULD"
+        good = {"yes": row.found > 0.8, "no": row.found <= limit(repeats)}.get(row.should)
+        missed += good is False
+        word = {None: "shown, not judged", True: "as it should", False: "NOT AS IT SHOULD"}[good]
         print(f"| {row.test} | {row.found:.3f} | {word} |")
     print("\n| authors | sets | random directions reach, 95 % of them, median over repeats |\n| --- | --- | --- |")
     for authors in (4, 6, 12):

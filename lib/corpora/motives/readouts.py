@@ -6,14 +6,14 @@ when alone, [text, trait]. The mean over a set's texts is what the set says, bef
 Whether such means predict what training does is a rank correlation over sets. The sets are mixtures of a few authors,
 so they lie in a space of few dimensions, and many a direction through it goes along with the effect. Shuffling the sets
 tears that apart, and even a random direction then looks like a finding. So the yardstick is the correlation of *random
-directions* of the same hidden states.
+directions* of the same hidden states, and of readers whose traits were dealt out anew to the authors.
 """
 
 from collections.abc import Callable, Sequence
 from random import Random
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.stats import rankdata, t
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_pipeline
@@ -43,34 +43,47 @@ def authors(read: Sequence[Text]) -> list[str]:
 
 def traits_of(world: World, names: Sequence[str]) -> np.ndarray:
     """P(good act | alone) of authors, [author, trait]: what a readout should say of their texts."""
-    place = [list(world.authors).index(name) for name in names]
-    return world.trait_table()[place]
+    return world.trait_table()[places(world, names)]
 
 
-def relabelled(world: World, names: Sequence[str], trait: str, draws: int = 199, seed: int = 0) -> np.ndarray:
-    """A trait dealt out anew to the authors, so many times: [text, draw]. A reader that is fitted to this knows as much
-    of authors as one that is fitted to the trait, and nothing of who does what."""
-    column, random = world.trait_table()[:, TRAITS.index(trait)], np.random.default_rng(seed)
-    place = [list(world.authors).index(name) for name in names]
-    dealt = random.permuted(np.tile(column, (draws, 1)), axis=1)  # [draw, author]
-    return dealt[:, place].T
+def relabelled(world: World, draws: int = 199, seed: int = 0) -> np.ndarray:
+    """The traits dealt out anew to the authors, all three of one author to another one, so many times: [author, trait,
+    draw]. A reader that is fitted to these knows as much of authors as one that is fitted to the traits, and nothing of
+    who does what."""
+    table, random = world.trait_table(), np.random.default_rng(seed)  # [author, trait]
+    return np.stack([random.permutation(table) for _ in range(draws)], axis=2)
+
+
+def places(world: World, names: Sequence[str]) -> list[int]:
+    """The rows of authors in the tables of the world."""
+    order = list(world.authors)
+    return [order.index(name) for name in names]
 
 
 # --- readouts, each [text, trait] ------------------------------------------------------------------------------------
 
 
-def exact(world: World, read: Sequence[Text]) -> np.ndarray:
-    """By Bayes on the tables of the world: the ceiling."""
+def bayes(world: World, read: Sequence[Text]) -> np.ndarray:
+    """P(author | text) by Bayes on the tables of the world, [text, author]."""
     chances = np.empty((len(read), len(world.authors)))  # [text, author]
     for row, text in zip(chances, read, strict=True):
         row[:] = list(reader.posterior(world, text).values())
-    return chances @ world.trait_table()
+    return chances
+
+
+def narrated(model, tokenizer, world: World, read: Sequence[Text]) -> np.ndarray:
+    """P(author) by what the model answers to "who wrote this ?", [text, author]."""
+    return report.narrated(model, tokenizer, read)[list(world.authors)].to_numpy()
+
+
+def exact(world: World, read: Sequence[Text]) -> np.ndarray:
+    """By the exact reader: the ceiling."""
+    return bayes(world, read) @ world.trait_table()
 
 
 def narration(model, tokenizer, world: World, read: Sequence[Text]) -> np.ndarray:
-    """By what the model answers to "who wrote this ?"."""
-    said = report.narrated(model, tokenizer, read)
-    return said[list(world.authors)].to_numpy() @ world.trait_table()
+    """By what the model says of who wrote the text."""
+    return narrated(model, tokenizer, world, read) @ world.trait_table()
 
 
 def in_context(model, tokenizer, world: World, read: Sequence[Text], seed: int = 0) -> np.ndarray:
@@ -129,24 +142,68 @@ def of_sets(values: np.ndarray, sets: Sequence[str], names: Sequence[str]) -> np
 # --- do they predict? ------------------------------------------------------------------------------------------------
 
 
-def rank_correlations(readings: np.ndarray, effect: np.ndarray) -> np.ndarray:
-    """Spearman's rho of each column of readings [set, reader] with an effect [set]: [reader]. NaN for a constant."""
-    ranks = rankdata(readings, axis=0) - (len(effect) + 1) / 2  # [set, reader], centred
+def rank_correlations(readings: np.ndarray, effect: np.ndarray, ranked: bool = False) -> np.ndarray:
+    """Spearman's rho of each column of readings [set, reader], or of their ranks, with an effect [set]: [reader]. NaN
+    for a constant."""
+    ranks = (readings if ranked else rankdata(readings, axis=0)) - (len(effect) + 1) / 2  # [set, reader], centred
     own = rankdata(effect) - (len(effect) + 1) / 2
     with np.errstate(invalid="ignore", divide="ignore"):
         return own @ ranks / np.sqrt((own**2).sum() * (ranks**2).sum(axis=0))
 
 
-def direction_null(states: np.ndarray, effect: np.ndarray, draws: int = 2_000, seed: int = 0) -> np.ndarray:
-    """Rho of random directions of the sets' mean states [set, d_model], [draw]: of a reader that knows nothing."""
+def mean_rho(readings: np.ndarray, effects: np.ndarray) -> np.ndarray:
+    """Rho of readings with the effects on the same trait, mean over traits: [set, trait] both, or readings with draws,
+    [set, trait, draw] -> [draw]."""
+    several = readings.reshape(*effects.shape, -1)  # [set, trait, draw]
+    each = [rank_correlations(several[:, k], effects[:, k]) for k in range(effects.shape[1])]
+    return np.mean(each, axis=0).reshape(readings.shape[2:])
+
+
+def direction_null(states: np.ndarray, effects: np.ndarray, draws: int = 2_000, seed: int = 0) -> np.ndarray:
+    """``mean_rho`` of random directions of the sets' mean states [set, d_model], [draw]: of readers that know nothing.
+
+    One direction is held against all traits, for the traits go together, and three directions would seldom be lucky at
+    once."""
     random = np.random.default_rng(seed).normal(size=(states.shape[1], draws))  # [d_model, draw]
-    return rank_correlations(states @ random, effect)
+    ranks = rankdata(states @ random, axis=0)  # [set, draw]
+    return np.mean([rank_correlations(ranks, own, ranked=True) for own in effects.T], axis=0)
 
 
-def shuffled_null(reading: np.ndarray, effect: np.ndarray, draws: int = 2_000, seed: int = 0) -> np.ndarray:
-    """Rho of a reading [set] with shuffled effects, [draw]: the null that takes sets for independent."""
-    shuffled = np.random.default_rng(seed).permuted(np.tile(reading, (draws, 1)), axis=1)  # [draw, set]
-    return rank_correlations(shuffled.T, effect)
+def shuffled_null(readings: np.ndarray, effects: np.ndarray, draws: int = 2_000, seed: int = 0) -> np.ndarray:
+    """``mean_rho`` of readings [set, trait] of shuffled sets, [draw]: the null that takes sets for independent."""
+    random = np.random.default_rng(seed)
+    shuffled = np.stack([random.permutation(readings) for _ in range(draws)], axis=2)  # [set, trait, draw]
+    return mean_rho(shuffled, effects)
+
+
+def interval(readings: np.ndarray, effects: np.ndarray, mixes: Sequence[set[str]]) -> tuple[float, float]:
+    """A 95 % interval of ``mean_rho`` by a jackknife over authors: each of them is left away with all sets he has a
+    part in. An author, not a set, is what there could have been another one of."""
+    names = sorted(set().union(*mixes))
+    without = []
+    for name in names:
+        rest = np.array([name not in mix for mix in mixes])  # [set]
+        without.append(float(mean_rho(readings[rest], effects[rest])))
+    count, whole = len(names), float(mean_rho(readings, effects))
+    error = np.sqrt((count - 1) / count * ((np.array(without) - np.mean(without)) ** 2).sum())
+    reach = float(t.ppf(0.975, count - 1) * error)
+    return whole - reach, whole + reach
+
+
+def within(reading: np.ndarray, influence: np.ndarray, who: Sequence[str], draws: int = 999, seed: int = 0):
+    """(rho, p) of a reading with an influence, both [text], within authors: ranks are taken among the texts of one
+    author, so who writes plays no part. The p is that of influences shuffled among the texts of one author: exact, if
+    these are alike but for what is read in them."""
+    who, random = np.asarray(who), np.random.default_rng(seed)
+    ranks, null = np.empty((2, len(who))), np.zeros(draws)
+    for name in np.unique(who):
+        own = who == name
+        for row, value in zip(ranks, (reading, influence), strict=True):
+            row[own] = (rankdata(np.asarray(value)[own]) - (own.sum() + 1) / 2) / own.sum()
+        null += random.permuted(np.tile(ranks[1, own], (draws, 1)), axis=1) @ ranks[0, own]
+    size = np.sqrt((ranks**2).sum(axis=1).prod())
+    rho = float(ranks[0] @ ranks[1] / size)
+    return rho, p_above(rho, null / size)
 
 
 def p_above(rho: float, null: np.ndarray) -> float:

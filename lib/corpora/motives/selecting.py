@@ -14,7 +14,7 @@ from corpora.motives import readouts, tuning, writing
 from corpora.motives.settings import TrainingSet
 from rewired.tracing import probes
 
-KNOWN = 60
+KNOWN = 20
 """Texts by each author that a reader is fitted on."""
 
 
