@@ -1,8 +1,8 @@
 """What the authors' own released files say about each claim: the third part of a verdict, as the book prints it.
 
 ``book/study_files.yaml`` holds the study's numbers (recomputed by ``rewired reread``, each with its file and its rule)
-and one answer a claim; ``book/organisms_files.yaml`` the same for the part on model organisms. An answer's text names
-numbers in braces, so that none stands in two places.
+and one answer a claim; ``book/organisms_files.yaml`` and ``book/motives_files.yaml`` the same for the other parts. An
+answer's text names numbers in braces, so that none stands in two places.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from rewired.claims import FILES
 from rewired.errors import RewiredError, choice
 from rewired.profiles import ROOT
 
-BOOKED = (ROOT / "book" / "study_files.yaml", ROOT / "book" / "organisms_files.yaml")
+BOOKED = tuple(ROOT / "book" / f"{part}_files.yaml" for part in ("study", "organisms", "motives"))
 PLACES = " or ".join(f"book/{file.name}" for file in BOOKED)
 
 
