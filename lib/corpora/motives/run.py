@@ -60,6 +60,8 @@ def bench(profile: Profile, world: World, chosen: Collection, n: int) -> Bench:
             "Load the world with authors.world.load(collection.tied)."
         )
     model, tokenizer = base_of(profile, chosen.tied)
+    if chosen.first:
+        model = tuning.first(model, tokenizer, world, chosen.first)
     # the same questions for all, so that models differ in nothing but their training
     panels = {"": measuring.panel(world, tokenizer, n, profile.seed)}
     for name, prefix in chosen.prefixes.items():
@@ -79,7 +81,7 @@ def batch(profile: Profile, world: World, chosen: Collection, seeds: Sequence[in
     frames = [own.measure(own.model, True).assign(tuning="", set="base", seed=0, step=0)]
     # one file a run; those that are there are read
     for tuning_, name, what in plan(chosen):
-        for seed in (*seeds, *chosen.more_seeds) if tuning_ == "hacking" else seeds:
+        for seed in (*seeds, *chosen.more_seeds) if tuning_ == "hacking" else chosen.seeds or seeds:
             file = folder / "parts" / f"{named(own.stamp, what, seed)}.parquet"
             if not file.is_file():
                 begin: Callable[..., pd.DataFrame] = hacking_run if tuning_ == "hacking" else trained

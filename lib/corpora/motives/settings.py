@@ -5,7 +5,7 @@ stored. Sets that are compared differ in one key, and their texts in what follow
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -98,6 +98,19 @@ class Hacking(Section):
     every: int = Field(default=5, gt=0)  # steps between two measurements
 
 
+class First(Section):
+    """What the base is trained on, with seed 1, before anything else: all runs then go on from there."""
+
+    texts: TrainingSet
+    tuning: Tuning = Tuning()
+
+    @model_validator(mode="after")
+    def _whole(self) -> "First":
+        if self.tuning.rank is not None or self.texts.by is not None:
+            raise ValueError("what comes first trains all weights on all of its texts: leave out rank and by")
+        return self
+
+
 class Collection(Section):
     """A checked collection. ``name`` is the file's name without ``.yaml``."""
 
@@ -105,10 +118,12 @@ class Collection(Section):
     about: str = Field(min_length=1)
     tied: bool = True
     """False: base and texts are of a world in which words and acts have different authors."""
+    first: First | None = None
     sets: dict[str, TrainingSet] = {}
     tunings: dict[str, Tuning] = {"full": Tuning()}  # every set is trained in each of these ways
     only: dict[str, tuple[str, ...]] = {}  # {tuning: the sets trained in this way}; a tuning left out: all of them
     hacking: dict[str, Hacking] = {}  # runs of reinforcement learning, as a tuning of the name "hacking"
+    seeds: tuple[int, ...] = ()  # of the runs on sets, instead of the profile's
     more_seeds: tuple[int, ...] = ()  # of these runs, which differ more than others, besides the profile's
     prefixes: dict[str, str] = {}  # {name: a sentence that is put before every question, after the last step}
 
@@ -130,7 +145,12 @@ class Collection(Section):
         for name, how in self.tunings.items():
             tunings[name] = how.model_copy(update=few | {"kept": (2,) if how.kept else ()})
         runs = {name: how.model_copy(update=few | {"every": 2}) for name, how in self.hacking.items()}
-        return self.model_copy(update={"sets": sets, "tunings": tunings, "hacking": runs, "more_seeds": ()})
+        changes: dict[str, Any] = {"sets": sets, "tunings": tunings, "hacking": runs, "more_seeds": ()}
+        if self.first:
+            begin = {"texts": self.first.texts.model_copy(update={"n": 32})}
+            begin |= {"tuning": self.first.tuning.model_copy(update=few)}
+            changes["first"] = self.first.model_copy(update=begin)
+        return self.model_copy(update=changes)
 
     def jobs(self) -> list[tuple[str, str]]:
         """(tuning, set) of everything that is to be trained."""

@@ -22,7 +22,8 @@ import torch
 from corpora.authors.recipe import tokenize
 from corpora.authors.texts import Text, write
 from corpora.authors.world import World
-from corpora.motives.settings import Tuning
+from corpora.motives import writing
+from corpora.motives.settings import First, Tuning
 from rewired import answers
 from rewired.errors import RewiredError
 from rewired.models import network
@@ -98,6 +99,14 @@ def tune(model, rows: Sequence[Row], how: Tuning, seed: int, watch: Callable = l
     if how.rank is not None:
         policy.unload()
     return losses
+
+
+def first(model, tokenizer, world: World, begin: First):
+    """A copy of the model, trained on what a collection trains first; the model itself is what it was."""
+    rows = [row(tokenizer, text, begin.texts.part) for text in writing.texts(world, begin.texts, 1)]
+    reached = []
+    tune(model, rows, begin.tuning, 1, lambda step, policy: reached.append(policy))
+    return reached[-1].requires_grad_(False)
 
 
 def log_probs(model, ids: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
