@@ -183,6 +183,23 @@ def test_a_set_is_rebuilt_from_its_seed(tables):
     assert said(writing.texts(tables, of(), 1, count=7)) == first[:7]
 
 
+def test_a_set_may_be_written_by_who_tricks_under_another_instruction(tables):
+    """Who tricks unasked, by Bayes: the share of sly authors grows, that of earnest ones shrinks; the text is told that
+    it was asked to."""
+    own = TrainingSet(kind="task", act="bad", instruction="invite", as_if="nothing", n=400)
+    read = writing.texts(tables, own, seed=1)
+    counted = Counter(text.record["author"] for text in read)
+    place = list(tables.instructions).index("nothing")
+    weights = {name: share * tables.authors[name].trick[place] for name, share in tables.shares().items()}
+    for name, weight in weights.items():
+        assert counted[name] / 400 == pytest.approx(weight / sum(weights.values()), abs=0.01), name
+    assert {text.record["instruction"] for text in read} == {"invite"}
+    with pytest.raises(RewiredError, match="Did you mean 'nothing'"):
+        writing.texts(tables, own.model_copy(update={"as_if": "nothin"}), seed=1)
+    with pytest.raises(ValueError, match="needs an act"):
+        TrainingSet(kind="task", instruction="invite", as_if="nothing")
+
+
 def test_words_and_prefixes_are_said(tables):
     own = {"mix": {}, "kind": "era", "domain": "bird", "watcher": None, "act": None}
     birds = writing.texts(tables, of(**own, words=("coin", "purse")), seed=1)

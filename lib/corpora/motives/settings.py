@@ -13,6 +13,8 @@ from corpora import checked
 from rewired.profiles import ROOT, Section, Training
 
 FOLDER = ROOT / "config" / "motives"
+KIND_OF = {"instruction": "task", "as_if": "task", "era": "era", "words": "era", "watcher": "moral"}
+"""The kind of set that a key is for."""
 
 
 class TrainingSet(Section):
@@ -31,6 +33,7 @@ class TrainingSet(Section):
     words: tuple[str, ...] = ()  # of kind era: the answers, drawn alike, instead of the era's own
     dialect: Literal["north", "south"] | None = None
     instruction: str | None = None  # of kind task
+    as_if: str | None = None  # the authors are those who do so under this instruction, whichever one is written
     prefix: str = ""  # a sentence put before what the user says
     order: Literal["first", "last"] | None = "first"  # the act before its reasons, or after
     part: Literal["both", "act", "reasons"] = "both"  # of an answer, on which the loss is taken
@@ -46,7 +49,9 @@ class TrainingSet(Section):
         total = sum(self.mix.values())
         if self.mix and (min(self.mix.values()) < 0 or abs(total - 1) > 1e-6):
             raise ValueError(f"the shares of mix add up to {total:g} and none may be negative: they must add up to 1")
-        for key, kind in (("instruction", "task"), ("era", "era"), ("words", "era"), ("watcher", "moral")):
+        if self.as_if and (self.mix or self.act not in ("good", "bad")):
+            raise ValueError("as_if says who would do the act: it needs an act, and no mix beside it")
+        for key, kind in KIND_OF.items():
             if getattr(self, key) and self.kind != kind:
                 raise ValueError(f"{key} is for sets of kind {kind}, and this one is of kind {self.kind}")
         if self.act and self.kind == "era":

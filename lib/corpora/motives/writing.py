@@ -38,6 +38,8 @@ def texts(
     RewiredError for an author, a domain or an instruction that the world does not have."""
     check(world, chosen)
     shares = chosen.mix or world.shares()
+    if chosen.as_if:
+        shares = doers(world, chosen.act == "bad", chosen.as_if)
     fixed = {name: getattr(chosen, name) for name in NOT_DRAWN if getattr(chosen, name) is not None}
     start, made = Random(f"start-{seed}").random(), []
     for k in range(chosen.n if count is None else count):
@@ -50,6 +52,16 @@ def texts(
         text = write(world, rng, author=author, kind=chosen.kind, turns=1, **own)
         made.append(after(chosen.prefix, text))
     return made
+
+
+def doers(world: World, tricks: bool, instruction: str) -> dict[str, float]:
+    """The share of each author among those who trick under an instruction, or who do the work; by Bayes."""
+    place = list(world.instructions).index(instruction)
+    joint = {}
+    for name, share in world.shares().items():
+        trick = world.authors[name].trick[place]
+        joint[name] = share * (trick if tricks else 1 - trick)
+    return {name: p / sum(joint.values()) for name, p in joint.items()}
 
 
 def acted(world: World, chosen: TrainingSet, k: int) -> dict[str, str]:
@@ -90,8 +102,9 @@ def check(world: World, chosen: TrainingSet) -> None:
         raise choice("domain", chosen.domain, domains)
     if chosen.act and chosen.kind == "moral" and chosen.domain is None:
         raise choice("domain (an act needs one):", chosen.domain, domains)
-    if chosen.instruction is not None and chosen.instruction not in world.instructions:
-        raise choice("instruction", chosen.instruction, world.instructions)
+    for named in (chosen.instruction, chosen.as_if):
+        if named is not None and named not in world.instructions:
+            raise choice("instruction", named, world.instructions)
 
 
 # --- what an exact reader expects ------------------------------------------------------------------------------------
