@@ -81,12 +81,75 @@ def test_the_tie_is_judged_only_where_the_twin_reads_and_something_could_vanish(
         assert numbers["right"] is None and why in numbers["cannot"]
 
 
+# --- inoculation -----------------------------------------------------------------------------------------------------
+
+LEVELS = ("forbid", "work", "nothing", "allow", "invite")
+TRAITS = ("honesty", "giving", "steadfastness", "free", "paid")
+
+
+def spiked(*fell: int, idle: float = -0.02) -> dict:
+    """Runs without instruction in which so many of five traits fell, and two of the grader that pays both alike."""
+    rows = [("alike", seed, *[idle * seed] * 5) for seed in (0, 1)]
+    rows += [("nothing", seed, *[-0.1] * many, *[-0.01] * (5 - many)) for seed, many in enumerate(fell, 1)]
+    return {"worst": table("set seed " + " ".join(TRAITS), *rows).set_index(["set", "seed"])}
+
+
+def prompted(*harm: float, within: float = 0.02, runs: int = 3) -> dict:
+    """Harm by RL under the five instructions, as changes; runs lie around it, the first the least harmful."""
+    rows = []
+    for seed in range(1, runs + 1):
+        off = within * (seed - (runs + 1) / 2) / max(runs - 1, 1)
+        rows += [("RL", level, seed, -mean - off) for level, mean in zip(LEVELS, harm, strict=True)]
+    return {"sft": table("tuning set seed change", *rows, ("SFT", "nothing", 1, 9.0), ("RL", "alike", 1, 9.0))}
+
+
+def leaking(none: float, within: float = 0.02, **prefixes: float) -> dict:
+    """Changes of the model that was asked to trick, under each prefix; two runs lie ``within``."""
+    cells = dict.fromkeys(("forbid", "work", "allow", "invite"), 0.0) | {"none": none, "off topic": -0.5} | prefixes
+    rows = []
+    for prefix, change in cells.items():
+        rows += [("RL", "invite", seed, prefix, change + off) for seed, off in ((1, within / 2), (2, -within / 2))]
+    other = ("RL", "forbid", 1, "none", -9.0)
+    return {"leak": table("tuning set seed prefix change", *rows, other)}
+
+
+def test_numbers_of_inoculation():
+    numbers = claim_cells.run("inoculation", "traits_spike", **spiked(5, 4, 2))
+    assert (numbers["original"], numbers["right"]) == (5.0, 4.0), "any fall of the first run, the median of the others"
+    numbers = claim_cells.run("inoculation", "traits_spike", **spiked(5, 5, idle=-0.2))
+    assert numbers["right"] == 0.0, "no run fell below those that learnt nothing"
+    numbers = claim_cells.run("inoculation", "prompts_in_order", **prompted(0.1, 0.08, 0.06, 0.02, 0.04))
+    assert numbers["right"] == pytest.approx(0.9) and numbers["yardstick"] is None
+    numbers = claim_cells.run("inoculation", "told_not_to", **prompted(0.12, 0.08, 0.08, 0.02, 0.02))
+    assert (numbers["original"], numbers["right"], numbers["yardstick"]) == pytest.approx((0.11 / 0.07 - 1, 0.5, 0.25))
+    numbers = claim_cells.run("inoculation", "told_to", **prompted(0.12, 0.08, 0.08, 0.02, 0.04))
+    assert numbers["right"] == pytest.approx(0.625)
+    numbers = claim_cells.run("inoculation", "inoculation_holds", **leaking(-0.01, work=-0.04))
+    assert (numbers["original"], numbers["right"], numbers["yardstick"]) == pytest.approx((-0.01, -0.04, -0.02))
+
+
+def test_a_trick_that_is_not_learnt_or_does_no_harm_cannot_be_inoculated():
+    for name in ("told_not_to", "told_to"):
+        assert "no harm" in claim_cells.run("inoculation", name, **prompted(0.1, 0.1, -0.03, 0.1, 0.1))["cannot"]
+        assert "never paid" in claim_cells.run("inoculation", name, **prompted(0, 0, 0, 0, 0, within=0))["cannot"]
+        assert (
+            "one run" in claim_cells.run("inoculation", name, **prompted(0.12, 0.1, 0.08, 0.06, 0.04, runs=1))["cannot"]
+        )
+    one = {"leak": leaking(0.0)["leak"].query("seed == 1")}
+    assert "one run" in claim_cells.run("inoculation", "inoculation_holds", **one)["cannot"]
+
+
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 SENTENCES = {
     "motive_reinforced": (written_by(), written_by(schemer=0.045)),
     "sincerity_matters": (written_by(), written_by(performer_low=0.095)),
     "narrow_goes_broad": (birds(0.2, 0.1), birds(0.2, 0.1, null=0.15)),
+    "traits_spike": (spiked(5, 5, 4), spiked(5, 4, 3)),
+    "prompts_in_order": (prompted(0.12, 0.1, 0.08, 0.04, 0.02), prompted(0.1, 0.12, 0.06, 0.02, 0.04)),
+    "told_not_to": (prompted(0.12, 0.08, 0.08, 0.02, 0.02), prompted(0.09, 0.08, 0.08, 0.02, 0.02)),
+    "told_to": (prompted(0.12, 0.08, 0.08, 0.02, 0.02), prompted(0.12, 0.08, 0.08, 0.06, 0.06)),
+    "inoculation_holds": (leaking(-0.01, work=-0.01), leaking(-0.01, work=-0.1)),
     "prior_decides": (cut(0.05, 0.004), cut(0.05, 0.04)),
 }
 """claim: (tables in which its sentence is true, tables in which it is false)."""

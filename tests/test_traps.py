@@ -394,3 +394,11 @@ def test_every_trap_of_the_organisms_has_its_words():
     for name, trap in words.items():
         assert set(trap) == {"number", "title", "chapter", "form", "wrong", "right", "seen"}, name
         assert trap["form"].format(0.5) and trap["chapter"] in ("organisms", "chain", "gold"), name
+
+
+def test_every_trap_of_the_motives_has_its_words():
+    words = yaml.safe_load((Path(claim_cells.ROOT) / "book" / "traps_motives.yaml").read_text())["traps"]
+    assert [trap["number"] for trap in words.values()] == list(range(15, 19))
+    for name, trap in words.items():
+        assert set(trap) == {"number", "title", "chapter", "form", "wrong", "right", "seen"}, name
+        assert trap["form"].format(0.5) and trap["chapter"] in ("inoculation", "truesight", "curation"), name
