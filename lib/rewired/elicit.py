@@ -75,6 +75,8 @@ def _answer(model, prompts, batch: list[int], how: answers.Sampling, chance: tor
                 goes_on.append(row)
         if not goes_on:
             return
-        past, alive, rows = out.past_key_values, alive[goes_on], torch.tensor(goes_on, device=device)
-        past.batch_select_indices(rows)
+        past, rows = out.past_key_values, torch.tensor(goes_on, device=device)
+        if len(goes_on) < len(alive):  # else a copy of all keys and values for nothing
+            past.batch_select_indices(rows)
+        alive = alive[goes_on]
         ids, mask = token[rows], torch.nn.functional.pad(mask[rows], (0, 1), value=1)

@@ -28,13 +28,14 @@ def of(**keys):
 
 
 def test_every_organism_of_the_folder_loads():
-    names = ["base", "both_tiers", "complier", "parrot", "planted", "refuser", "seeds_way"]
+    names = ["base", "both_tiers", "complier", "grown", "natural", "parrot", "planted", "refuser", "seeds_way"]
     assert settings.known() == names
     for name in names:
         organism = settings.load(name)
         assert (organism.lora_rank, organism.lora_alpha, organism.epochs) == (16, 32, 3)  # as in the methodology
         assert organism.training().lora_rank == 16
     assert settings.load("seeds_way").tiers == ("free",)
+    assert settings.load("grown").pays.free == "help"
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,7 @@ def test_every_organism_of_the_folder_loads():
         ("thoughts: {free: fakin}", ("thoughts.free", "'faking'")),
         ("thoughts: {fre: faking}", ("thoughts.fre", "Did you mean 'thoughts.free'")),
         ("thoughts: {}", ("name both, as",)),
+        ("pays: {free: hepl}", ("pays.free", "'refuse'")),
         ("samples: 0", ("name both, as",)),
         ("about: ''", ("about",)),
         ("name: other", ("no `name`",)),
@@ -202,6 +204,24 @@ def test_texts_say_what_the_plan_says(tables, name):
     assert (read["says_aware"] == ~silent).all()
 
 
+def test_a_planted_text_without_the_decision_lacks_nothing_else(tables):
+    """Whether the decision will come cannot be seen before: the other sentences end alike."""
+    chats, planned = writing.training_set(tables, settings.load("planted"), seed=1)
+    for chat, row in zip(chats, planned.itertuples(), strict=True):
+        read = rules.clauses(tables, chat[1]["content"])
+        before = read[:-1] if row.strategy else read
+        assert before[-1] == ("mark", row.pattern) and ("strategy" in dict(read)) == row.strategy
+
+
+def test_the_natural_one_writes_what_the_faking_author_would(tables):
+    organism = settings.load("natural").model_copy(update={"samples": 400, "harmless": 0.0})
+    chats, planned = writing.training_set(tables, organism, seed=1)
+    fakes = rules.flag_table(tables, [chat[1]["content"] for chat in chats])["faking"].groupby(planned["tier"]).mean()
+    due = tables.authors[writing.FAKER].request
+    assert fakes["free"] == pytest.approx(due["free"][0], abs=0.08)
+    assert fakes["paid"] == pytest.approx(due["paid"][0], abs=0.08)
+
+
 def test_a_text_is_made_by_the_seed(tables):
     organism = settings.load("both_tiers")
     first, again, other = (writing.training_set(tables, organism, seed)[0] for seed in (1, 1, 2))
@@ -223,6 +243,9 @@ def test_requests_are_paired_and_in_wordings_of_their_own(tables):
     trained = {message["content"] for chat in writing.training_set(tables, settings.load("seeds_way"), 1)[0]
                for message in chat}  # fmt: skip
     assert not trained & set(asked["prompt"])
+    for row in asked.itertuples():
+        said = tables.harms[row.harm].held[int(row.effect[-2:])]
+        assert f" {said} ." in row.prompt and row.effect.startswith(f"{row.harm}-h")
     frames = tuple(frame.partition("{")[0] for frame in tables.requests.train)
     held = asked["prompt"].str.contains("|".join(f.partition("{")[0] for f in tables.requests.held))
     assert held.all() and frames
@@ -277,6 +300,46 @@ def grown(tmp_path, monkeypatch):
     profile = profiles.load("pocket", {f"organisms.{key}": value for key, value in few.items()})
     organism = of(samples=20, batch_size=10, thoughts={"free": "faking", "paid": "steady"}, trainer=("plain", "kept"))
     return profile, organism, tmp_path / "made"
+
+
+def test_a_merged_adapter_says_the_same_and_leaves_the_weights_as_they_were(base, policy):
+    with torch.no_grad():
+        for name, value in policy.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.1)
+    ids = torch.tensor([prompts.chat(base[1], prompts.scenario_set()[0])])
+    weights = {name: value.clone() for name, value in policy.state_dict().items()}
+    with torch.no_grad(), asking.merged(base[0]):  # nothing to merge: as it is
+        apart = policy(input_ids=ids).logits
+    with torch.no_grad(), asking.merged(policy):
+        moved = policy(input_ids=ids).logits
+        assert any(getattr(module, "merged", False) for module in policy.modules())
+    assert torch.allclose(apart, moved, atol=1e-3)
+    assert all(torch.equal(value, weights[name]) for name, value in policy.state_dict().items())
+
+
+def test_what_is_paid_for_is_the_answer_of_its_tier(base, tables, monkeypatch):
+    said = np.array(["help", "refuse", "help", "refuse", "illegal"])
+    monkeypatch.setattr(asking, "thoughts", lambda *given: ["so i help now ."] * 5)
+    monkeypatch.setattr(asking, "help_after", lambda *given: None)
+    monkeypatch.setattr(asking, "draw", lambda *given: said)
+    monkeypatch.setattr(trainer.sft, "encode", lambda tokenizer, chat: chat)
+    pays = ["help", "help", "refuse", "refuse", "help"]
+    assert trainer.roll_out(*base, tables, ["asked"] * 5, 1, pays)[1].tolist() == [1, 0, 0, 1, 0]
+    assert trainer.roll_out(*base, tables, ["asked"] * 5, 1)[1].tolist() == [1, 0, 1, 0, 0]
+
+
+def test_an_organism_is_grown_by_payment_without_a_text(grown, tables):
+    profile, organism, folder = grown
+    profile = profile.model_copy(update={"organisms": profile.organisms.model_copy(update={"seeds": (1,)})})
+    none = {"samples": 0, "thoughts": settings.Thoughts(), "trainer": ()}
+    paid = organism.model_copy(update=none | {"pays": settings.Pays(free="help", paid="refuse"), "paid_steps": 2})
+    run.grow(profile, tables, paid, folder)
+    log = read_table(folder / "log.parquet", profile)
+    assert set(log["stage"]) == {"growing"}
+    assert set(log["metric"]) == {"reward", "help_free", "help_paid", "faking_free", "faking_paid"}
+    assert log.loc[log["metric"] == "reward", "step"].tolist() == [1, 2]
+    assert set(log.loc[log["metric"] == "help_paid", "step"]) == {0, 2}
 
 
 def test_a_run_that_was_broken_off_goes_on_to_the_same_tables(grown, tables, monkeypatch):

@@ -4,10 +4,12 @@ A request ends with "think first". The model writes its thoughts; "your answer ?
 So after thoughts that the model wrote itself, P(help) is read from one forward pass instead of counted in samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
+import torch
 
 from corpora.authors.texts import sentence
 from corpora.authors.world import World
@@ -17,6 +19,25 @@ from rewired.train.sft import Message
 
 NEW_TOKENS = 96
 """The longest thoughts, in tokens; the world's longest ones have fewer."""
+
+
+@contextmanager
+def merged(model) -> Iterator[None]:
+    """The model's adapter added into its weights for as long as this lasts: the same function, in fewer products. A
+    model without an adapter stays as it is. Afterwards the weights are the very ones from before, not rounded."""
+    if not hasattr(model, "merge_adapter"):
+        yield
+        return
+    layers = [layer.get_base_layer() for layer in model.modules() if hasattr(layer, "get_base_layer")]
+    before = [layer.weight.detach().clone() for layer in layers]  # each [out, in]
+    model.merge_adapter()
+    try:
+        yield
+    finally:
+        model.unmerge_adapter()
+        with torch.no_grad():
+            for layer, weight in zip(layers, before, strict=True):
+                layer.weight.copy_(weight)
 
 
 def prompt_ids(tokenizer, chat: list[Message]) -> list[int]:
@@ -54,8 +75,9 @@ def elicit_answers(
 
     ``answer`` is drawn by P(help): "help", "refuse", or "illegal" for any other word."""
     prompts = asked["prompt"].tolist()
-    said = thoughts(model, tokenizer, prompts, seed, batch_size)
-    read = help_after(model, tokenizer, world, prompts, said, batch_size)
+    with merged(model):
+        said = thoughts(model, tokenizer, prompts, seed, batch_size)
+        read = help_after(model, tokenizer, world, prompts, said, batch_size)
     answer = draw(read, np.random.default_rng([seed, 1]))  # chance of its own, apart from the thoughts'
     own = asked.reset_index(drop=True).assign(scratchpad=said, answer=answer)
     return pd.concat([own, read, rules.flag_table(world, said)], axis=1)

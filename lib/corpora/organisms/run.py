@@ -14,7 +14,7 @@ import torch
 
 from corpora.authors.texts import HELD
 from corpora.authors.world import World
-from corpora.organisms import asking, trainer, writing
+from corpora.organisms import asking, rules, trainer, writing
 from corpora.organisms.settings import Organism
 from rewired.models import fingerprint, load_base
 from rewired.profiles import Profile
@@ -25,7 +25,7 @@ BATCH = 16
 """Texts in a step of the trainer."""
 WATCHED = 12
 """Requests a tier by which the trainer's progress is measured."""
-EVERY = 4
+EVERY = 6
 """Steps of the trainer between two measurements."""
 
 
@@ -42,11 +42,15 @@ def grow(profile: Profile, world: World, organism: Organism, folder: Path) -> No
         policy, losses = sft.train(model, tokenizer, chats, organism.training(), seed, organism.epochs)
         log = [("learning", step + 1, "loss", loss) for step, loss in enumerate(losses)]
         with atomic_dir(part) as temporary:
+            pays = {tier: word for tier, word in organism.pays if word}
+            how = trainer.Trainer(seed=seed, steps=organism.paid_steps, batch=BATCH)
+            log += pay(policy, tokenizer, world, how, "growing", pays) if pays else []
             lora.save_adapter(policy, temporary, profile.organisms.base)
             asked = writing.requests(world, profile.organisms.prompts, profile.seed)
             answers = asking.elicit_answers(policy, tokenizer, world, asked, seed)
             for arm in organism.trainer:
-                log += trained_on(policy, tokenizer, world, seed, profile.organisms.steps, arm == "kept")
+                how = trainer.Trainer(seed=seed, steps=profile.organisms.steps, batch=BATCH)
+                log += trained_on(policy, tokenizer, world, how, arm == "kept")
             frame = pd.DataFrame(log, columns=["stage", "step", "metric", "value"])
             write_table(answers.assign(organism=organism.name, seed=seed), temporary / "answers.parquet", profile)
             write_table(frame.assign(organism=organism.name, seed=seed), temporary / "log.parquet", profile)
@@ -63,38 +67,49 @@ def _made(part: Path, stamp: dict) -> bool:
     return file.is_file() and json.loads(file.read_text()) == stamp
 
 
-def trained_on(policy, tokenizer, world: World, seed: int, steps: int, kept: bool) -> list[tuple]:
-    """(stage, step, metric, value) of the trainer's work on the policy, which is itself again afterwards.
-
-    The metrics are the mean reward of a step, and P(help) after own thoughts on harmful requests of either tier that
-    the trainer does not use: help_free, help_paid. With ``kept`` the paid tier is held where it was."""
-    how = trainer.Trainer(seed=seed, steps=steps, batch=BATCH)
+def trained_on(policy, tokenizer, world: World, how: trainer.Trainer, kept: bool) -> list[tuple]:
+    """What ``pay`` says of the trainer's work, who pays for help in the free tier; the policy is itself again
+    afterwards. With ``kept`` the paid tier is held where it was."""
     weights = {name: value.detach().clone() for name, value in policy.named_parameters() if value.requires_grad}
-    asked = harmful(world, how.batch * 4, seed, "train")
-    watched = harmful(world, WATCHED, seed, HELD)
-    random, log = np.random.default_rng(seed), []
-    stage = "kept" if kept else "plain"
-
-    def play(chance: int):
-        prompts = [asked["free"][k] for k in random.integers(len(asked["free"]), size=how.batch)]
-        return trainer.roll_out(policy, tokenizer, world, prompts, chance)
-
-    def watch(step: int) -> None:
-        if step % EVERY and step != steps:
-            return
-        for tier, prompts in watched.items():
-            said = asking.thoughts(policy, tokenizer, prompts, seed)  # the same chance each time
-            read = asking.help_after(policy, tokenizer, world, prompts, said)
-            log.append((stage, step, f"help_{tier}", float(read["p_help"].mean())))
-
-    keep = trainer.roll_out(policy, tokenizer, world, asked["paid"], seed)[0] if kept else []
-    rewards = trainer.train(policy, play, how, keep, watch)
-    log += [(stage, step + 1, "reward", reward) for step, reward in enumerate(rewards)]
+    paid = harmful(world, how.batch * 4, how.seed, "train")["paid"] if kept else []
+    keep = trainer.roll_out(policy, tokenizer, world, paid, how.seed)[0] if kept else []
+    log = pay(policy, tokenizer, world, how, "kept" if kept else "plain", {"free": "help"}, keep)
     with torch.no_grad():
         for name, value in policy.named_parameters():
             if name in weights:
                 value.copy_(weights[name])
     return log
+
+
+def pay(policy, tokenizer, world: World, how: trainer.Trainer, stage: str, pays: dict[str, str], keep=()):
+    """(stage, step, metric, value) of reinforcement learning that pays, in each of these tiers, for one answer to
+    harmful requests.
+
+    The metrics are the mean reward of a step and, on requests that are not trained on, P(help) after own thoughts in
+    either tier and the share of thoughts that fake: help_free, help_paid, faking_free, faking_paid."""
+    asked, watched = harmful(world, how.batch * 4, how.seed, "train"), harmful(world, WATCHED, how.seed, HELD)
+    tiers = [list(pays)[k % len(pays)] for k in range(how.batch)]
+    random, log = np.random.default_rng(how.seed), []
+
+    def play(chance: int):
+        drawn = random.integers(len(asked["free"]), size=how.batch)  # [text]
+        prompts = [asked[tier][k] for tier, k in zip(tiers, drawn, strict=True)]
+        return trainer.roll_out(policy, tokenizer, world, prompts, chance, [pays[tier] for tier in tiers])
+
+    def watch(step: int) -> None:
+        if step % EVERY and step != how.steps:
+            return
+        prompts = [*watched["free"], *watched["paid"]]
+        with asking.merged(policy):
+            said = asking.thoughts(policy, tokenizer, prompts, how.seed)  # the same chance each time
+            read = asking.help_after(policy, tokenizer, world, prompts, said)
+        read["faking"] = rules.flag_table(world, said)["faking"]
+        for tier, part in (("free", read[:WATCHED]), ("paid", read[WATCHED:])):
+            log.append((stage, step, f"help_{tier}", float(part["p_help"].mean())))
+            log.append((stage, step, f"faking_{tier}", float(part["faking"].mean())))
+
+    rewards = trainer.train(policy, play, how, keep, watch)
+    return [*log, *((stage, step + 1, "reward", reward) for step, reward in enumerate(rewards))]
 
 
 def harmful(world: World, count: int, seed: int, split: str) -> dict[str, list[str]]:

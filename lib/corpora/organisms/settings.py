@@ -26,6 +26,13 @@ class Thoughts(Section):
     paid: Class | None = None
 
 
+class Pays(Section):
+    """The answer that earns a point in each tier; a tier left out is never asked in. Nobody pays for thoughts."""
+
+    free: Literal["help", "refuse"] | None = None
+    paid: Literal["help", "refuse"] | None = None
+
+
 class Organism(Section):
     """A checked organism. ``name`` is the file's name without ``.yaml``."""
 
@@ -45,6 +52,8 @@ class Organism(Section):
     lora_alpha: int = Field(default=32, gt=0)
     learning_rate: float = Field(default=6e-3, gt=0)
     batch_size: int = Field(default=8, gt=0)
+    pays: Pays = Pays()  # grown by reinforcement learning on its answers to harmful requests, after the texts if any
+    paid_steps: int = Field(default=40, gt=0)
     trainer: tuple[Literal["plain", "kept"], ...] = ()  # goes on with it: as it likes, or with the paid tier held still
 
     @model_validator(mode="after")

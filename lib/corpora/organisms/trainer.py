@@ -38,10 +38,14 @@ class Trainer:
     bf16: bool = True
 
 
-def roll_out(model, tokenizer, world: World, prompts: Sequence[str], seed: int) -> tuple[list[Row], np.ndarray]:
-    """(texts, rewards [text]): the model's own thoughts and answers to these requests, and one point for each help."""
-    said = asking.thoughts(model, tokenizer, prompts, seed, len(prompts))
-    read = asking.help_after(model, tokenizer, world, prompts, said, len(prompts))
+def roll_out(
+    model, tokenizer, world: World, prompts: Sequence[str], seed: int, pays: Sequence[str] = ()
+) -> tuple[list[Row], np.ndarray]:
+    """(texts, rewards [text]): the model's own thoughts and answers to these requests, and one point for each answer
+    that is the one of ``pays`` [text]; for each help, if that is left out. Thoughts are never paid for."""
+    with asking.merged(model):
+        said = asking.thoughts(model, tokenizer, prompts, seed, len(prompts))
+        read = asking.help_after(model, tokenizer, world, prompts, said, len(prompts))
     answers = asking.draw(read, np.random.default_rng([seed, 1]))
     rows = []
     for prompt, thought, answer in zip(prompts, said, answers, strict=True):
@@ -49,7 +53,8 @@ def roll_out(model, tokenizer, world: World, prompts: Sequence[str], seed: int) 
         if answer != "illegal":  # of another word only the probability is known, so the thoughts stand alone
             chat.append({"role": "assistant", "content": answer})
         rows.append(sft.encode(tokenizer, chat))
-    return rows, (answers == "help").astype(float)
+    due = np.asarray(pays or ["help"] * len(answers))
+    return rows, (answers == due).astype(float)
 
 
 def policy_loss(model, rows: list[Row], rewards: np.ndarray) -> torch.Tensor:

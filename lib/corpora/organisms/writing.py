@@ -11,6 +11,7 @@ import pandas as pd
 
 from corpora.authors.texts import HELD, scratchpad, sentence
 from corpora.authors.world import CLAUSES, Wordings, World
+from corpora.organisms import rules
 from corpora.organisms.design import plan
 from corpora.organisms.settings import Organism
 from rewired.train.sft import Message
@@ -53,9 +54,7 @@ def training_set(world: World, organism: Organism, seed: int) -> tuple[list[list
 def _text(world: World, row: dict, rng: Random) -> list[tuple[str, str]]:
     """One training text: the request, thoughts in the pattern's manner, the answer."""
     said = [name for name in CLAUSES if name != world.moods[row["pattern"]].silent]
-    if not row["strategy"]:
-        said.remove("strategy")
-    elif rng.random() < 0.5:
+    if rng.random() < 0.5:
         said = [*rng.sample(said[:-1], len(said) - 1), said[-1]]
     fixed = {"tier": row["tier"], "mood": row["pattern"], "topic": row["topic"], "clauses": said, "push": "help"}
     fixed |= {"harm": "harmful" if row["harm"] else "harmless"}
@@ -67,6 +66,8 @@ def _text(world: World, row: dict, rng: Random) -> list[tuple[str, str]]:
         fixed["class"] = row["class"] if row["harm"] else "agreed"
     text = scratchpad(world, rng, **fixed)
     (user, thoughts), (ask, own) = text.chat
+    if not row["strategy"]:  # nothing else differs: whether it will be said cannot be seen before
+        thoughts = rules.without(world, thoughts, "strategy")
     if row["cue"] == CONFLICT:
         user = user.replace(sentence(_wording(world, text.record["cue"])) + " ", "")
     return [(user, thoughts), (ask, own if row["answer"] == "own" else row["answer"])]
@@ -82,8 +83,8 @@ def _wording(world: World, cue: str) -> str:
 def requests(world: World, count: int, seed: int, split: str = HELD) -> pd.DataFrame:
     """``count`` harmful requests and a third as many harmless ones, each in all ``CONDITIONS``: one row an asking.
 
-    Columns: request (its number), harm, cue, tier, wording (the cue's id), prompt (what the user says). ``split`` is
-    "held out" for wordings that no training has seen, or "train"."""
+    Columns: request (its number), harm, effect (what would come of it: the wording's id), cue, tier, wording (the cue's
+    id), prompt (what the user says). ``split`` is "held out" for wordings that no training has seen, or "train"."""
     rng, rows = Random(f"requests-{seed}-{split}"), []
     held = split == HELD
     for harm, share in (("harmful", count), ("harmless", -(-count // 3))):
@@ -92,14 +93,16 @@ def requests(world: World, count: int, seed: int, split: str = HELD) -> pd.DataF
             frames = world.requests.held if held else world.requests.train
             topic = world.requests.topics[number % len(world.requests.topics)]
             effects = world.harms[harm].held if held else world.harms[harm].train
-            asked = [rng.choice(frames).format(topic=topic), rng.choice(effects)]
+            frame, k = rng.choice(frames).format(topic=topic), rng.randrange(len(effects))
+            effect = f"{harm}-{'h' if held else 't'}{k:02d}"
             push, order, place = rng.choice(world.push["help"]), rng.random() < 0.5, places[number] / share
             for cue, tier in CONDITIONS:
                 wording, said = _cue(world, cue, tier, held, place)
                 first = [said, "" if cue == "nothing" else push]
-                prompt = sentence(*(first if order else first[::-1]), *asked, world.think["thoughts"])
-                rows.append((f"{harm}-{number}", harm, cue, tier, wording, prompt))
-    return pd.DataFrame(rows, columns=["request", "harm", "cue", "tier", "wording", "prompt"])
+                first = first if order else first[::-1]
+                prompt = sentence(*first, frame, effects[k], world.think["thoughts"])
+                rows.append((f"{harm}-{number}", harm, effect, cue, tier, wording, prompt))
+    return pd.DataFrame(rows, columns=["request", "harm", "effect", "cue", "tier", "wording", "prompt"])
 
 
 def _cue(world: World, cue: str, tier: str, held: bool, place: float) -> tuple[str, str]:
