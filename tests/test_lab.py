@@ -12,6 +12,7 @@ import tempfile
 import time
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -93,7 +94,7 @@ def made(tmp_path_factory):
         variants = models.Variants(profiles.load("pocket", chosen | {"patching.pairs": [["strategic", "utilitarian"]]}))
         for variant, seed in (("strategic", 4), ("utilitarian", 1)):  # one defects throughout, the other cooperates
             a_run(variants, variant, seed)
-        lab.export(variants, folder / "data", {"profile": "tiny", "golden": []})
+        lab.export(variants, folder / "data", {"golden": []})
         recordings = []
         for variant in ("strategic", "utilitarian"):
             with variants.variant(variant) as model:
@@ -340,22 +341,23 @@ def content(file: Path) -> dict:
 
 
 def test_a_model_that_a_page_cannot_run_leaves_its_reason(made, tmp_path, monkeypatch):
-    """Another way to cut words, another width, too many parameters; and nothing half-written."""
+    """Another way to cut words, another form, too many parameters: no weight is read for that, nothing half-written."""
     _, variants, _ = made
-    assert lab.unfit(variants.model, variants.tokenizer) is None
-    assert "cuts a text into words" in lab.unfit(variants.model, tiny.tokenizer())
-    with monkeypatch.context() as patch:
-        patch.setattr(variants.model.config, "head_dim", 12)
-        assert "in multiples of eight" in lab.unfit(variants.model, variants.tokenizer)
-    with monkeypatch.context() as patch:
-        patch.setattr(variants.model.config, "attn_logit_softcapping", None)
-        assert "soft-capped" in lab.unfit(variants.model, variants.tokenizer)
+    config, tokenizer = variants.model.config, variants.tokenizer
+    assert lab.unfit(config, tokenizer) is None
+    assert "cuts a text into words" in lab.unfit(config, tiny.tokenizer())
+    others = {"head_dim": (12, "in multiples of eight"), "attn_logit_softcapping": (None, "soft-capped")}
     for name, value in {"tie_word_embeddings": False, "hidden_activation": "gelu", "attention_bias": True}.items():
+        others[name] = (value, "has another of these")
+    for name, (value, reason) in others.items():
         with monkeypatch.context() as patch:
-            patch.setattr(variants.model.config, name, value)
-            assert "has another of these" in (lab.unfit(variants.model, variants.tokenizer) or "")
+            patch.setattr(config, name, value)
+            assert reason in (lab.unfit(config, tokenizer) or "")
     monkeypatch.setattr(lab, "LARGEST", 10_000)
-    lab.export(variants, tmp_path / "lab", {"golden": [1]})
+    monkeypatch.setattr(export_lab, "Variants", None)  # the model is never loaded
+    export_lab.models(variants.profile, tmp_path / "lab")
+    export_lab.courses(variants.profile, tmp_path / "courses")
+    assert not any((tmp_path / "courses").iterdir())
     assert [file.name for file in (tmp_path / "lab").iterdir()] == ["lab.js"]
     told = content(tmp_path / "lab" / "lab.js")
     assert told["available"] is False and "a page can run 10,000" in told["reason"]
@@ -396,13 +398,13 @@ def test_how_a_run_learnt(made, tmp_path, monkeypatch):
     for entry, (name, seed) in enumerate((("base", 1), ("strategic", 1))):
         with variants.variant(name, seed) as model:
             due = measure(model, variants.tokenizer, study_set(), forms=False).groupby("state").mean(numeric_only=True)
-        for number in ("p_defect", "legal_mass", "delta"):
+        for number in ("p_defect", "legal_mass"):
             assert told[number][entry] == pytest.approx(due[number].tolist(), abs=1e-4)
-        assert [depths[-1] for depths in told["lens"][entry]] == pytest.approx(told["delta"][entry], abs=2e-4)
+        assert [depths[-1] for depths in told["lens"][entry]] == pytest.approx(due["delta"].tolist(), abs=2e-4)
         sums = [sum(parts) for parts in told["contribution"][entry]]
-        assert sums == pytest.approx(told["delta"][entry], abs=2e-3)
+        assert sums == pytest.approx(due["delta"].tolist(), abs=2e-3)
         assert len(told["components"]) == len(told["contribution"][entry][0]) == 1 + 3 * (4 + 1)
-    assert told["delta"][0] != pytest.approx(told["delta"][1], abs=0.1)
+    assert told["p_defect"][0] != pytest.approx(told["p_defect"][1], abs=0.01)
 
 
 def test_a_build_stages_the_files_or_the_reason(tmp_path):
@@ -420,3 +422,12 @@ def test_labels_without_a_decision_step_are_not_offered(made):
     offered = export_lab.offered_labels(made[1].tokenizer, ["action1", "action2"])
     assert offered[:2] == [["action1", "action2"], ["action2", "action1"]]
     assert ["action3", "action4"] in offered and ["turn back", "stay"] not in offered
+
+
+def test_the_heads_of_a_chapter_are_offered_where_the_model_has_them(made, monkeypatch):
+    assert export_lab.reciprocator(made[1].model) == []  # three layers are too few
+    known = [SimpleNamespace(name=f"L5H{head}") for head in range(8)]
+    monkeypatch.setattr(export_lab, "components", lambda model: known)
+    offered = export_lab.reciprocator(made[1].model)
+    notebook = (ROOT / "notebooks" / "study" / "reciprocator.ipynb").read_text()
+    assert offered and all(f'\\"{head}\\"' in notebook for head in offered)

@@ -20,6 +20,7 @@ from rewired.tracing import patching
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import browser_check  # noqa: E402
+import export_lab  # noqa: E402
 import lab_check  # noqa: E402
 
 pytestmark = [
@@ -29,7 +30,6 @@ pytestmark = [
 CHAPTERS = ("logit_lens", "patching", "attention", "reciprocator")
 MODULES = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
 SCALES = {"strategic": 0.4, "deontological": -0.4}  # opposite pushes of one random direction
-SHAPE = ("state", "wording", "matrix")
 
 
 def train_nothing(variants: models.Variants, variant: str, scale: float) -> None:
@@ -46,12 +46,6 @@ def train_nothing(variants: models.Variants, variant: str, scale: float) -> None
     (adapter.parent / "run.json").write_text(json.dumps(about))
 
 
-def spec(prompt) -> dict:
-    """A prompt as the page builds it."""
-    about = {name: getattr(prompt, name) for name in SHAPE} | {"temptation": prompt.scenario == "CC_temptation"}
-    return about | {"labels": [prompt.labels.cooperate, prompt.labels.defect], "arrangement": vars(prompt.arrangement)}
-
-
 def example(variants: models.Variants, source: str, target: str) -> dict:
     """A puzzle, the greedy set of one prompt as the run's circuits have it, and its first step as a golden number."""
     [prompt], recordings = scenario_set(per_scenario=1)[:1], []
@@ -62,7 +56,7 @@ def example(variants: models.Variants, source: str, target: str) -> dict:
         sweep = patching.Sweep(model, *recordings, mode="output")
         steps = patching.greedy(sweep, patching.components(sweep.parts))
     assert steps["flip"].iloc[-1], "no set flips the decision of these random runs; choose another seed"
-    about = {"source": f"{source}-1", "target": f"{target}-1", "spec": spec(prompt)}
+    about = {"source": f"{source}-1", "target": f"{target}-1", "spec": export_lab.spec(prompt)}
     first = steps[["component", "delta_source", "delta_target", "delta_patched"]].iloc[0].to_dict()
     return {
         "puzzles": [about | {"components": [*steps["component"]]}],
@@ -77,8 +71,8 @@ def course(depth: int) -> dict:
     lens = [[[value * d for d in range(depth + 1)] for value in row] for row in ramp]
     contribution = [[[value, -value, 2 * value] for value in row] for row in ramp]
     return {
-        "variant": "strategic", "seed": 1, "episodes": episodes, "states": states, "p_defect": ramp, "legal_mass": ramp,
-        "delta": ramp, "lens": lens, "components": components, "contribution": contribution,
+        "variant": "strategic", "episodes": episodes, "states": states, "p_defect": ramp, "legal_mass": ramp,
+        "lens": lens, "components": components, "contribution": contribution,
     }  # fmt: skip
 
 
@@ -110,9 +104,9 @@ def built(tmp_path_factory):
         variants = models.Variants(profiles.load("pocket"))
         for variant, scale in SCALES.items():
             train_nothing(variants, variant, scale)
-        prompts = scenario_set(per_scenario=3)
-        scenarios = [{"id": prompt.id, "scenario": prompt.scenario, "spec": spec(prompt)} for prompt in prompts]
-        more = {"profile": "pocket", "scenarios": scenarios, "matrices": [[3, 0, 4, 1], [5, 1, 6, 2]]}
+        scenarios = [{"id": prompt.id, "spec": export_lab.spec(prompt)} for prompt in scenario_set()]
+        more = {"scenarios": scenarios, "matrices": [[3, 0, 4, 1], [5, 1, 6, 2]], "circuits": 72}
+        more |= {"labels": [["action1", "action2"], ["action3", "action4"]], "reciprocator": ["L5H2", "L5H4"]}
         more |= example(variants, "deontological", "strategic") | {"learnt": ["strategic-1"]}
         write_pages(folder / "source")
         data = folder / "source" / "book" / "_static" / "lab" / "data"

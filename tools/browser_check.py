@@ -82,9 +82,11 @@ class Browser:
             raise RuntimeError(f"{method}: {message['error']['message']}")
         return message["result"]
 
-    def open(self, address: str, theme: str, width: int) -> tuple[dict, list[dict]]:
-        """(what the probe found, the events) for one page in one theme at one width."""
-        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+    def load(self, address: str, theme: str, width: int, **features: str) -> None:
+        """One page in one theme at one width; more media features are named with _ for -."""
+        wanted = {"prefers-color-scheme": theme} | {name.replace("_", "-"): value for name, value in features.items()}
+        media = [{"name": name, "value": value} for name, value in wanted.items()]
+        self.call("Emulation.setEmulatedMedia", features=media)
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
         )
@@ -93,6 +95,10 @@ class Browser:
         loaded = {"name": "load", "loaderId": loader}
         while not any(loaded.items() <= event.get("params", {}).items() for event in self.events):
             self.events.append(json.loads(self.socket.recv()))
+
+    def open(self, address: str, theme: str, width: int) -> tuple[dict, list[dict]]:
+        """(what the probe found, the events) for one page in one theme at one width."""
+        self.load(address, theme, width)
         found = self.call("Runtime.evaluate", expression=PROBE, awaitPromise=True, returnByValue=True)
         if "exceptionDetails" in found:
             raise RuntimeError(f"The probe failed on {address}: {found['exceptionDetails']}")

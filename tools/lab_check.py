@@ -1,8 +1,9 @@
 """Walk through the lab of a built site in headless Chromium, and report what goes wrong.
 
-The tour, the puzzle, every link from a chapter, the keyboard alone, a link that restores a state or was cut off, two
-things at once, the slider of the second view, the width of a telephone, the page opened from the disk, and what
-axe-core calls serious or critical, in both views and both themes.
+The tour, the puzzle, every link from a chapter, the whole page by the keyboard alone on a desk and a telephone, a link
+that restores a state or was cut off, two things at once, the second view, less motion, no JavaScript, the page opened
+from the disk, and what axe-core calls serious or critical, in both views and both themes. Then the limits: processor
+time until ready and of a sweep over all components, memory with five models, size, and which files are loaded when.
 With a profile, 200 patches drawn at random are compared with those of ``rewired.tracing.patching`` on the same runs.
 
     python tools/lab_check.py [_build/html [pocket]]
@@ -10,7 +11,6 @@ With a profile, 200 patches drawn at random are compared with those of ``rewired
 
 import contextlib
 import json
-import random
 import re
 import shutil
 import sys
@@ -21,74 +21,22 @@ from importlib import resources
 from pathlib import Path
 
 import browser_check
+import lab_compare
+import lab_keys
 from browser_check import PROGRAMS, Browser, served
+from lab_page import LAB, TOLERANCE, VERDICT, Lab
 
-LAB = "book/lab.html"
-TOLERANCE = 1e-4  # logits
-KEYS = {"Tab": 9, "Enter": 13, "End": 35, "Home": 36}
-KEYS |= {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
+LIMITS = {"ready": 2.0, "sweep": 5.0, "memory": 350, "size": 14}
+"""Processor seconds until both models have run and of trying every component; MB in memory with five models, and of
+all that a page loads until it is ready, the theme's files among them."""
+CURVES = "[...document.querySelectorAll('#lab-learnt .lab-lens polyline')].map((one) => one.outerHTML).join('')"
+FILES = """return performance.getEntriesByType('resource').map(({name}) => name.split('/lab/data/')[1])
+    .filter(Boolean).sort();"""
 AXE = """const found = await axe.run(document.querySelector('article') || document.body, {resultTypes: ['violations']});
 return found.violations.filter(({impact}) => ['serious', 'critical'].includes(impact))
     .map(({id, nodes}) => `${id}: ${nodes.map((node) => node.target.join(' ')).slice(0, 3).join('; ')}`);"""
 
 
-class Lab:
-    """The page in one tab: what a reader does there, and what it shows."""
-
-    def __init__(self, browser: Browser):
-        self.browser = browser
-        browser.socket.settimeout(300)
-
-    def open(self, address: str, theme: str = "light", width: int = 1440) -> list[str]:
-        """Load the page anew and wait until its models have run; returns what the browser complained of."""
-        self.browser.call("Page.navigate", url="about:blank")  # an address that differs after # alone loads nothing
-        _, events = self.browser.open(address, theme, width)
-        self.ready()
-        host = "" if address.startswith("file:") else address.split("/")[2]
-        return [text for text in browser_check.told(events, host) if "another host: file:" not in text]
-
-    def ready(self) -> None:
-        for _ in range(1800):
-            if self.js("return document.querySelector('#lab[data-ready]') !== null"):
-                return
-            time.sleep(0.1)
-        told = "; ".join(browser_check.told(self.browser.events, ""))
-        raise RuntimeError(f"The lab was not ready within three minutes. {told}")
-
-    def js(self, code: str):
-        """What the body of an asynchronous function returns in the page; RuntimeError with what it throws."""
-        options = {"awaitPromise": True, "returnByValue": True}
-        answer = self.browser.call("Runtime.evaluate", expression=f"(async () => {{{code}}})()", **options)
-        if "exceptionDetails" in answer:
-            details = answer["exceptionDetails"]
-            raise RuntimeError(details.get("exception", {}).get("description", details["text"]))
-        return answer["result"].get("value")
-
-    def press(self, *keys: str) -> None:
-        """Keys as the reader presses them, one after another."""
-        for key in keys:
-            about = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
-            text = {"text": "\r"} if key == "Enter" else {}
-            self.browser.call("Input.dispatchKeyEvent", type="keyDown", **about, **text)
-            self.browser.call("Input.dispatchKeyEvent", type="keyUp", **about)
-        self.js("await rewired.ui.settled()")
-
-    def click(self, selector: str) -> None:
-        self.js(f"document.querySelector({json.dumps(selector)}).click(); await rewired.ui.settled();")
-
-    def text(self, selector: str) -> str:
-        return self.js(f"return document.querySelector({json.dumps(selector)}).textContent")
-
-    def until(self, condition: str) -> bool:
-        """Whether the condition, an expression of the page, comes true within two minutes."""
-        for _ in range(600):
-            if self.js(f"return Boolean({condition})"):
-                return True
-            time.sleep(0.2)
-        return False
-
-
-VERDICT = "#lab-patch .lab-verdict"
 KEENEST = "document.querySelector('[data-do=keenest]')"
 
 
@@ -100,7 +48,7 @@ def tour(lab: Lab, root: str) -> Iterator[str]:
     for step in range(1, steps + 1):
         if not lab.until(f"document.querySelector('.lab-tour-text').textContent.startsWith('{step} of {steps}.')"):
             yield f"tour: step {step} does not come"
-        if not lab.until("!document.querySelector('.lab-busy')"):
+        if not lab.idle():
             yield f"tour: step {step} does not end"
         if step == steps and not lab.until(f"document.querySelector('{VERDICT}').textContent.includes('flips')"):
             yield f"tour: it ends with {lab.text(VERDICT)!r}"
@@ -130,8 +78,8 @@ def golden(lab: Lab, root: str) -> Iterator[str]:
     told = ".lab-golden span"
     if not lab.until(f"document.querySelector('{told}').textContent.startsWith('Recomputed')"):
         yield f"golden numbers: {lab.text(told)!r}"
-    found = re.fullmatch(r"Recomputed here: (\d+) .* difference (\S+) logits\.", lab.text(told))
-    if not found or int(found[1]) != count or not count or float(found[2].replace("−", "-")) > TOLERANCE:
+    found = re.fullmatch(r"Recomputed here: (\d+) .* difference (0\.\d+) logits\.", lab.text(told))
+    if not found or int(found[1]) != count or not count or float(found[2]) > TOLERANCE:
         yield f"golden numbers: {count} are known, and the page says {lab.text(told)!r}"
 
 
@@ -145,57 +93,51 @@ def chapter_links(site: Path) -> list[tuple[str, str]]:
     return links
 
 
+CELLS = "[...document.querySelectorAll('#lab-patch .lab-cell')]"
+FOLLOWED = {
+    "every-part-of-one-pair": f"{CELLS}.every((box) => box.dataset.value)",
+    "a-head-that-looks-at-their-move": "rewired.ui.now().head === rewired.ui.keenest()",
+}
+"""What has happened after an example's own choices are on the table."""
+
+
 def examples(lab: Lab, root: str, site: Path) -> Iterator[str]:
     """Each link is followed from its chapter, and the lab has that chapter's example on the table."""
-    for page, place in chapter_links(site):
-        lab.browser.open(root + page, "light", 1440)
+    links = chapter_links(site)
+    lab.open(root + LAB)
+    for place in lab.js("return Object.keys(rewired.guide.examples)"):
+        if place not in [linked for _, linked in links]:
+            yield f"no chapter leads to {place}"
+    for page, place in links:
+        lab.browser.load(root + page, "light", 1440)
         lab.js(f"document.querySelector('a[href$=\"lab.html#{place}\"]').click()")
         time.sleep(0.5)
         lab.ready()
         if not lab.js(f"return Boolean(rewired.guide.examples['{place}'])"):
             yield f"{page}: no example is called {place}"
             continue
-        lab.until("!document.querySelector('.lab-busy')")
+        lab.idle()
         differs = lab.js(f"""const own = rewired.guide.examples['{place}'].set(), now = rewired.ui.now();
             return Object.keys(own).filter((key) => JSON.stringify(own[key]) !== JSON.stringify(now[key]));""")
-        if differs or not lab.text(VERDICT):
-            yield f"{page}: its example differs in {', '.join(differs)}"
-
-
-def keyboard(lab: Lab, root: str) -> Iterator[str]:
-    """One stop of the Tab key in the grid; the arrows move, Enter patches, and Enter again takes it back."""
-    lab.open(root + LAB)
-    stops = lab.js("return document.querySelectorAll('#lab-patch .lab-grid [tabindex=\"0\"]').length")
-    if stops != 1:
-        yield f"keyboard: the grid has {stops} stops of the Tab key"
-    stop = "document.querySelector('#lab-patch .lab-grid [tabindex=\"0\"]')"
-    top = lab.js(f"{stop}.focus(); return {stop}.dataset.component")
-    lab.press("ArrowDown", "ArrowRight", "ArrowRight", "Enter")
-    wanted = f"L{int(top[1 : top.index('H')]) - 1}H2"
-    here = lab.js("const at = document.activeElement; return [at.dataset.component, at.getAttribute('aria-pressed')]")
-    if here != [wanted, "true"] or lab.js("return rewired.ui.now().chosen.join()") != wanted:
-        yield f"keyboard: Enter on {wanted} patched {lab.js('return rewired.ui.now().chosen.join()')!r} ({here})"
-    lab.press("Enter")
-    if lab.js("return rewired.ui.now().chosen.length"):
-        yield "keyboard: Enter again does not take it back"
-    lab.press("Tab")
-    if lab.js("return document.activeElement.closest('.lab-grid') !== null"):
-        yield "keyboard: Tab stays in the grid"
+        if differs or not lab.text(VERDICT) or not lab.js(f"return {FOLLOWED.get(place, 'true')}"):
+            yield f"{page}: its example differs in {', '.join(differs) or 'what follows'}"
 
 
 def restored(lab: Lab, root: str) -> Iterator[str]:
-    """A link holds everything that was chosen, and the number that came of it."""
-    lab.open(root + LAB)
-    state = """return [location.hash, JSON.stringify(rewired.ui.now()), rewired.ui.outcome().delta,
+    """A link holds everything that was chosen, and the number that came of it. Until then the address stays."""
+    lab.open(f"{root}{LAB}#how-to-read-it")
+    if lab.js("return location.hash") != "#how-to-read-it":
+        yield "the address of a heading is lost when the page opens"
+    state = """const now = Object.entries(rewired.ui.now()).sort();
+        return [location.hash, JSON.stringify(now), rewired.ui.outcome().delta,
         ...['puzzle', 'episode'].map((name) => rewired.ui.field(name).value)]"""
-    before = lab.js("""const ui = rewired.ui, {spec} = ui.now();
+    before = lab.js("""const ui = rewired.ui;
         await ui.exchange();
-        const chosen = ui.lab().components(['head']).slice(-3);
-        const heads = ui.lab().components(['head']), puzzle = ui.lab().puzzles.length - 1;
-        await ui.set({chosen, positions: 'decision', mode: 'output', what: 'random', draw: 3, whose: 'source',
-            head: heads.find((name) => name !== ui.now().head), puzzle, view: ui.lab().learnt ? 'learnt' : 'patch',
-            spec: {...spec, state: 'DC', matrix: [5, 1, 6, 2], temptation: true, labels: [...spec.labels].reverse(),
-                   arrangement: {...spec.arrangement, rows_swapped: true}}});
+        const heads = ui.lab().components(['head']), chosen = ui.now();
+        await ui.set({chosen: heads.slice(-3), positions: 'decision', mode: 'input', what: 'random', draw: 3,
+            whose: 'source', head: heads.find((name) => name !== chosen.head), puzzle: ui.lab().puzzles.length - 1,
+            view: ui.lab().learnt ? 'learnt' : 'patch', state: 'DC', matrix: [5, 1, 6, 2], temptation: true,
+            cooperate: chosen.defect, defect: chosen.cooperate, rows_swapped: true});
         await ui.set({words: ui.sweep().encoded.text + ' Thank you & goodbye = #1?'});
         const slider = ui.field('episode');
         slider.value = 0;
@@ -212,8 +154,11 @@ def odd_links(lab: Lab, root: str) -> Iterator[str]:
         yield from lab.open(f"{root}{LAB}#{place}")
         if not lab.text(VERDICT):
             yield f"#{place} computes nothing"
-        if (lab.js("return rewired.ui.now().words") is not None) != lab.js(f"return {KEENEST}.disabled"):
+        own = lab.js("return rewired.ui.now().words") is not None
+        if own != lab.js(f"return {KEENEST}.disabled"):
             yield f"#{place}: the page asks for the other player's move where it cannot know it, or the other way round"
+        if own != lab.js("return rewired.ui.field('own').disabled"):
+            yield f"#{place}: the sentence can be changed beside the reader's own words, or cannot without"
 
 
 def refused(lab: Lab, root: str) -> Iterator[str]:
@@ -226,7 +171,7 @@ def refused(lab: Lab, root: str) -> Iterator[str]:
         label.value = 'action1';
         for (const type of ['input', 'change']) label.dispatchEvent(new Event(type, {bubbles: true}));
         await rewired.ui.settled();""")
-    if lab.js("return rewired.ui.now().spec.labels[0]") != "action1" or not lab.js(f"return {open_buttons}.length"):
+    if lab.js("return rewired.ui.now().cooperate") != "action1" or not lab.js(f"return {open_buttons}.length"):
         yield "a label that was typed is lost"
 
 
@@ -254,21 +199,85 @@ def at_once(lab: Lab, root: str) -> Iterator[str]:
         yield f"{count} cells of another pair keep their dark corners"
 
 
+def useless(lab: Lab, root: str) -> Iterator[str]:
+    """A story has no table and no points: what would change no word cannot be chosen there."""
+    lab.open(root + LAB)
+    shown = """const {field, one} = rewired.ui;
+        return [!field('rows_swapped').disabled, !field('listing_swapped').disabled, !one('.lab-payoffs').hidden]"""
+    for wording, due in (("story", [False, True, False]), ("structured", [True, True, True])):
+        if lab.js(f"await rewired.ui.set({{wording: '{wording}', temptation: false}}); {shown}") != due:
+            yield f"{wording}: rows, options and points can be chosen as {lab.js(shown)}, not {due}"
+
+
 def learnt(lab: Lab, root: str) -> Iterator[str]:
-    """The second view opens from a link that is pasted into the open page, and its lens follows the slider."""
+    """The second view opens from a link that is pasted into the open page; slider, Play, states and runs move it."""
     lab.open(root + LAB)
     if not lab.js("return Boolean(rewired.ui.lab().learnt)"):
         return
-    curves = "[...document.querySelectorAll('#lab-learnt .lab-lens polyline')].map((one) => one.outerHTML).join('')"
     lab.js("location.hash = 'view=learnt'")
-    if not lab.until(curves):
+    if not lab.until(CURVES):
         yield "a link to the second view does not fill it"
-    before = json.dumps(lab.js(f"return {curves}"))
-    lab.js("""const slider = rewired.ui.field('episode');
-        slider.value = 0;
-        slider.dispatchEvent(new Event('input', {bubbles: true}));""")
-    if not lab.until(f"{curves} !== {before}"):
+    before = json.dumps(lab.js(f"return {CURVES}"))
+    lab.slide(0)
+    if not lab.until(f"{CURVES} !== {before}"):
         yield "the lens of the second view stands still when the slider moves"
+    for name in lab.js("return rewired.ui.lab().learnt"):
+        lab.js(f"""const list = rewired.ui.field('run');
+            list.value = '{name}';
+            list.dispatchEvent(new Event('change', {{bubbles: true}}));""")
+        lab.until(f"rewired.ui.now().run === '{name}'")
+        course = lab.js(f"return await rewired.ui.lab().course('{name}')")
+        yield from (f"how {name} learnt: {problem}" for problem in shown_course(lab, course))
+    lab.slide(0)
+    lab.click('[data-do="play"]')
+    last = f"{course['episodes'][-1]} of {course['episodes'][-1]}"
+    if not lab.until(f"document.querySelector('#lab-learnt output').textContent === '{last}'"):
+        yield "Play does not lead to the end of training"
+    if not lab.until("document.querySelector('[data-do=play]').textContent === 'Play'"):
+        yield "Play does not end"
+
+
+def shown_course(lab: Lab, course: dict) -> Iterator[str]:
+    """At both ends of training, after the first and the last state: words and cells say what the file says."""
+    for k in (0, len(course["episodes"]) - 1):
+        lab.slide(k)
+        for state in (0, len(course["states"]) - 1):
+            lab.js(f"document.querySelectorAll('[name=after]')[{state}].click()")
+            told, numbers = lab.text(".lab-course-told"), course["p_defect"][k]
+            due = [lab.js(f"return rewired.draw.percent({p})") for p in (min(numbers), max(numbers))]
+            due += [course["states"][state], lab.js(f"return rewired.draw.percent({min(course['legal_mass'][k])})")]
+            if lacking := [words for words in due if words not in told]:
+                yield f"checkpoint {k} does not say {lacking}: {told!r}"
+            cells = lab.js("""const cells = document.querySelectorAll('#lab-learnt .lab-cell');
+                const entry = ({dataset}) => [dataset.component, Number(dataset.value)];
+                return Object.fromEntries([...cells].map(entry));""")
+            added = dict(zip(course["components"], course["contribution"][k][state], strict=True))
+            if any(abs(cells[name] - value) > 1e-9 for name, value in added.items() if name in cells):
+                yield f"checkpoint {k}: the cells are not the contributions after {course['states'][state]}"
+
+
+def calm(lab: Lab, root: str) -> Iterator[str]:
+    """For those who asked for less motion nothing moves; for others, the needle and the curves do."""
+    for wanted in ("reduce", "no-preference"):
+        lab.open(root + LAB, prefers_reduced_motion=wanted)
+        still = lab.js("""await rewired.ui.exchange();
+            const before = document.querySelector('#lab-patch .lab-lens').innerHTML;
+            await new Promise((done) => setTimeout(done, 120));
+            const same = document.querySelector('#lab-patch .lab-lens').innerHTML === before;
+            return same && !document.getElementById('lab').getAnimations({subtree: true}).length;""")
+        if still != (wanted == "reduce"):
+            yield f"prefers-reduced-motion: {wanted}, and things {'stand still' if still else 'move'}"
+
+
+def without_javascript(lab: Lab, root: str) -> Iterator[str]:
+    """The words say what is missing, and where the same stands with figures; nothing else of the lab is shown."""
+    lab.browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    lab.browser.load(root + LAB, "light", 1440)
+    found = lab.browser.call("Runtime.evaluate", expression="document.querySelector('#lab').innerText")
+    words = " ".join(found["result"].get("value", "").split())
+    lab.browser.call("Emulation.setScriptExecutionDisabled", value=False)
+    if "needs JavaScript" not in words or "activation patching" not in words or len(words) > 300:
+        yield f"without JavaScript the page says {words!r}"
 
 
 def accessible(lab: Lab, root: str) -> Iterator[str]:
@@ -276,7 +285,7 @@ def accessible(lab: Lab, root: str) -> Iterator[str]:
     axe = resources.files("axe_core_python").joinpath("axe.min.js").read_text()
     lab.open(root + LAB)
     views = ("patch", "learnt") if lab.js("return Boolean(rewired.ui.lab().learnt)") else ("patch",)
-    for theme, width in browser_check.VIEWS.values():
+    for theme, width in [*browser_check.VIEWS.values(), ("light", 820)]:
         for view in views:
             yield from lab.open(f"{root}{LAB}#view={view}", theme, width)
             lab.browser.call("Runtime.evaluate", expression=axe)
@@ -303,77 +312,56 @@ def from_disk(lab: Lab, root: str, site: Path) -> Iterator[str]:
             yield f"from the disk{options}, delta is {delta}, and over http {served_delta}"
 
 
-# --- against the library -------------------------------------------------------------------------------------------
+def limits(lab: Lab, root: str) -> Iterator[str]:
+    """Which files are loaded when, and what the page takes: processor time, memory, size."""
+    took = {"ready": min(opened(lab, root + LAB) for _ in range(3))}  # other programs can only add to it
+    took["size"] = lab.js("""const asked = [...performance.getEntriesByType('navigation'),
+        ...performance.getEntriesByType('resource')];
+        return asked.reduce((sum, one) => sum + one.decodedBodySize, 0) / 1e6;""")
+    pair = lab.js("const {source, target} = rewired.ui.now(); return [source, target]")
+    due = sorted(["base.js", "lab.js", *(f"adapter-{name}.js" for name in pair if name != "base")])
+    if lab.js(FILES) != due:
+        yield f"a fresh page loads {', '.join(lab.js(FILES))}, and needs {', '.join(due)}"
+    begun = lab.cpu()
+    lab.js("await rewired.ui.tryAll()")
+    took["sweep"] = lab.cpu() - begun
+    names = [name for name in lab.js("return rewired.ui.lab().runs.map(({name}) => name)") if name not in pair]
+    others = names if len(names) < 4 else [name for name in names if name == "base" or name.endswith("-1")][:3]
+    for name in others:
+        lab.js(f"await rewired.ui.set({{target: '{name}'}})")
+        due = sorted({*due, f"adapter-{name}.js"} - {"adapter-base.js"})
+        if lab.js(FILES) != due:
+            yield f"once {name} is chosen the page has loaded {', '.join(lab.js(FILES))}, not {', '.join(due)}"
+    lab.js("await rewired.ui.lab().check()")
+    took["memory"] = lab.memory()
+    print(f"{2 + len(others)} models: " + ", ".join(f"{name} {value:.3g}" for name, value in took.items()))
+    yield from (f"{name}: {took[name]:.3g}, allowed {limit}" for name, limit in LIMITS.items() if took[name] > limit)
 
 
-def drawn(lab: Lab, count: int, seed: int) -> list[dict]:
-    """Patches at random: groups of twenty of one pair, prompt, mode and positions, each of one to four components."""
-    chance, groups = random.Random(seed), []
-    about = lab.js("""const lab = rewired.ui.lab();
-        return [lab.runs.map(({name}) => name), lab.scenarios.map(({id}) => id),
-                lab.components(['head', 'mlp', 'attn', 'resid'])];""")
-    runs, prompts, components = about
-    for start in range(0, count, 20):
-        source, target = chance.sample(runs, 2)
-        group = {"source": source, "target": target, "prompt": chance.choice(prompts)}
-        group |= {"positions": chance.choice(["all", "decision"]), "mode": chance.choice(["input", "output"])}
-        group["sets"] = []
-        while len(group["sets"]) < min(20, count - start):
-            names = chance.sample(components, chance.choice([1, 1, 1, 2, 3, 4]))
-            if _apart(names):
-                group["sets"].append(names)
-        groups.append(group)
-    return groups
+def opened(lab: Lab, address: str) -> float:
+    """Processor seconds until a page in a fresh tab has run two models."""
+    lab.browser.call("Page.navigate", url="about:blank")
+    time.sleep(1)
+    begun = lab.cpu()
+    lab.browser.call("Page.navigate", url=address)
+    lab.ready()
+    return lab.cpu() - begun
 
 
-def _apart(names: list[str]) -> bool:
-    """No head beside the attention of its layer, whose output would hide it, and no whole stream beside anything."""
-    if len(names) > 1 and any(name.endswith("RESID") for name in names):
-        return False
-    layers = {name.split("_")[0] for name in names if name.endswith("ATTN")}
-    return not any("H" in name and name.split("H")[0] in layers for name in names)
-
-
-def in_page(lab: Lab, group: dict) -> list[float]:
-    """delta of each set of a group, as the page computes it."""
-    return lab.js(f"""const group = {json.dumps(group)}, lab = rewired.ui.lab();
-        const {{spec}} = lab.scenarios.find(({{id}}) => id === group.prompt);
-        const prompt = lab.build(spec), encoded = lab.encode(prompt.text, prompt.labels);
-        const source = await lab.model(group.source), target = await lab.model(group.target);
-        const sweep = new rewired.Sweep(source.record(encoded), target.record(encoded), group);
-        return group.sets.map((names) => sweep.together(names).delta);""")
-
-
-def in_library(variants, group: dict) -> list[float]:
-    """The same by ``tracing.patching``."""
-    from rewired.prompts import scenario_set
-    from rewired.tracing import patching
-
-    [prompt] = [one for one in scenario_set(variants.profile.prompts.labels) if one.id == group["prompt"]]
-    recordings = []
-    for run in (group["source"], group["target"]):
-        variant, _, seed = run.partition("-")
-        with variants.variant(variant, int(seed or 0)) as model:
-            recordings.append(patching.record(model, variants.tokenizer, [prompt]))
-    variant, _, seed = group["target"].partition("-")
-    with variants.variant(variant, int(seed or 0)) as model:
-        sweep = patching.Sweep(model, *recordings, positions=group["positions"], mode=group["mode"])
-        sets = [patching.named(sweep.parts, names) for names in group["sets"]]
-        return sweep.together(sets)[:, 0].tolist()
-
-
-def compared(lab: Lab, root: str, variants, count: int = 200, seed: int = 0) -> Iterator[str]:
-    """Patches drawn at random, in the page and by the library."""
-    lab.open(root + LAB)
-    largest, number = 0.0, 0
-    for group in drawn(lab, count, seed):
-        there, here = in_page(lab, group), in_library(variants, group)
-        for names, page, library in zip(group["sets"], there, here, strict=True):
-            number, largest = number + 1, max(largest, abs(page - library))
-            if not abs(page - library) <= TOLERANCE:
-                where = {key: value for key, value in group.items() if key != "sets"}
-                yield f"{' + '.join(names)} {where}: {page} in the page, {library} by the library"
-    print(f"{number} patches against the library: largest difference {largest:.0e} logits")
+WALKS = (
+    tour,
+    puzzle,
+    golden,
+    restored,
+    odd_links,
+    refused,
+    at_once,
+    useless,
+    learnt,
+    calm,
+    without_javascript,
+    accessible,
+)
 
 
 def check(site: Path, variants=None) -> list[str]:
@@ -388,11 +376,14 @@ def check(site: Path, variants=None) -> list[str]:
             if lab.js("return document.querySelector('#lab').dataset.ready") == "without":
                 print(f"This site's lab has words alone: {' '.join(lab.text('.lab-without').split())}")
                 return problems
-            for walk in (tour, puzzle, golden, keyboard, restored, odd_links, refused, at_once, learnt, accessible):
+            problems += limits(lab, root)  # before the browser has done anything else
+            for walk in WALKS:
                 problems += walk(lab, root)
+            for width in (1440, 390):
+                problems += lab_keys.keyboard(lab, root, width)
             problems += [*examples(lab, root, site), *from_disk(lab, root, site)]
             if variants is not None:
-                problems += compared(lab, root, variants)
+                problems += lab_compare.compared(lab, root, variants)
     problems = list(dict.fromkeys(problems))
     print(f"the lab: {len(chapter_links(site))} links from chapters, {len(problems)} problems")
     return problems

@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
 
 from rewired.models import ADAPTER, Variants, check_run
 from rewired.prompts import TEXTS, turn
@@ -19,7 +21,7 @@ from rewired.store import atomic_dir, atomic_path
 
 LARGEST, LONGEST = 3_000_000, 600
 """Parameters of a model that a page can run, and tokens of a prompt."""
-WORDS = [
+WORDS: list[dict] = [
     {"type": "Split", "pattern": {"Regex": " ?[0-9]"}, "behavior": "Isolated", "invert": False},
     {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
 ]
@@ -29,9 +31,11 @@ FORM = {"tie_word_embeddings": True, "hidden_activation": "gelu_pytorch_tanh", "
 """What the page's own Gemma-2 takes for granted, as a model's config says it."""
 
 
-def unfit(model, tokenizer) -> str | None:
-    """Why a page cannot run this model, as a sentence; None if it can."""
-    config, size = model.config, sum(value.numel() for value in model.parameters())
+def unfit(config, tokenizer) -> str | None:
+    """Why a page cannot run the model of this config, as a sentence; None if it can. No weight is read."""
+    with torch.device("meta"):  # shapes alone
+        model = AutoModelForCausalLM.from_config(config)
+    size = sum(value.numel() for value in model.parameters())
     if size > LARGEST:
         return f"This book was built with a model of {size:,} parameters, and a page can run {LARGEST:,}."
     widths = [getattr(config, name, 1) for name in ("hidden_size", "intermediate_size", "head_dim")]
@@ -65,11 +69,9 @@ def packed(tensors: Iterable[tuple[str, np.ndarray]]) -> dict:
 def export(variants: Variants, folder: Path, more: dict) -> None:
     """Write ``lab.js`` with what is ``more``, ``base.js`` and every run's adapter to ``folder``, which appears whole.
 
-    For a model that a page cannot run, ``lab.js`` alone with the reason. RewiredError for a damaged run."""
+    The model must be fit for a page (see `unfit`). RewiredError for a damaged run."""
     model, runs = variants.model, [{"name": "base", "variant": "base", "seed": 0}]
     with atomic_dir(folder) as temporary:
-        if reason := unfit(model, variants.tokenizer):
-            return write(temporary, "lab", {"available": False, "reason": reason})
         weights = model.model.state_dict()
         write(temporary, "base", packed((name, value.float().cpu().numpy()) for name, value in weights.items()))
         for variant, seed in variants.runs():
@@ -78,7 +80,8 @@ def export(variants: Variants, folder: Path, more: dict) -> None:
             settings, matrices = json.loads((adapter / "adapter_config.json").read_text()), []
             for path, value in sorted(load_file(adapter / ADAPTER).items()):  # layers.0.mlp.up_proj.lora_A.weight
                 matrices.append((path.removeprefix("base_model.model.model.").replace("lora_", ""), value))
-            write(temporary, f"adapter-{name}", packed(matrices) | {"scale": settings["lora_alpha"] / settings["r"]})
+            rank = settings["r"] ** (0.5 if settings.get("use_rslora") else 1)
+            write(temporary, f"adapter-{name}", packed(matrices) | {"scale": settings["lora_alpha"] / rank})
             runs.append({"name": name, "variant": variant, "seed": seed})
         content = {"runs": runs, "config": _shape(model), "tokenizer": _words(variants.tokenizer), "templates": TEXTS}
         write(temporary, "lab", content | more)
@@ -100,6 +103,7 @@ def _words(tokenizer) -> dict:
     words, ids = json.loads(tokenizer.backend_tokenizer.to_str()), tokenizer.get_vocab()
     before, after = turn(tokenizer, MARK).split(MARK)
     chat = {"before": before, "after": after, "trim": turn(tokenizer, f" {MARK}\n") == before + MARK + after}
-    told = {"split": " ?[0-9]", "chat": chat, "special": [token["content"] for token in words["added_tokens"]]}
+    special = [token["content"] for token in words["added_tokens"]]
+    told = {"split": WORDS[0]["pattern"]["Regex"], "chat": chat, "special": special}
     merges = [" ".join(pair) for pair in words["model"]["merges"]]
     return told | {"vocab": sorted(ids, key=ids.__getitem__), "merges": merges}

@@ -43,17 +43,20 @@ rewired.draw = (() => {
 
   /** {name, layer, kind, head, short, words} of a component's name. */
   function component(name) {
-    const [, layer, head, kind] = name.match(/^L(\d+)(?:H(\d+)|_(\w+))$/);
-    const about = { name, layer: Number(layer), kind: kind ? kind.toLowerCase() : "head", head: head && Number(head) };
+    const about = rewired.parsed(name);
+    const { layer, head } = about;
     const words = {
       head: `head ${head} of layer ${layer}`,
       mlp: `the MLP of layer ${layer}`,
-      attn: `all heads of layer ${layer}`,
+      attn: `the attention of layer ${layer}, all its heads`,
       resid: `the whole stream after layer ${layer}`,
     };
-    const short = { head, mlp: "mlp", attn: "all", resid: "↑" };
+    const short = { head, mlp: "mlp", attn: "attn", resid: "↑" };
     return { ...about, words: words[about.kind], short: short[about.kind] };
   }
+
+  /** A head or an MLP: one component, and no sum of several. */
+  const single = (name) => ["head", "mlp"].includes(component(name).kind);
 
   // --- dials ---------------------------------------------------------------------------------------------------------
 
@@ -69,24 +72,20 @@ rewired.draw = (() => {
     return shape("path", { d: `M${x} ${y}A${radius} ${radius} 0 0 1 ${u} ${v}`, class: name });
   }
 
+  function pointer(p, name) {
+    const needle = shape("line", { x1: 80, y1: 78, x2: 80, y2: 22, class: name });
+    needle.style.transform = `rotate(${180 * p - 90}deg)`;
+    return needle;
+  }
+
   /** A dial from cooperates to defects; ``own`` and, where something is patched, ``patched`` are p_defect. */
   function dial(svg, own, patched = null) {
     svg.setAttribute("viewBox", "0 0 160 96");
     svg.replaceChildren(arc(0, 0.495, 64, "lab-arc cooperates"), arc(0.505, 1, 64, "lab-arc defects"));
     svg.append(shape("text", { x: 2, y: 94, class: "lab-end" }, "cooperates"));
     svg.append(shape("text", { x: 158, y: 94, class: "lab-end right" }, "defects"));
-    const needles =
-      patched === null
-        ? [[own, "lab-needle"]]
-        : [
-            [own, "lab-needle before"],
-            [patched, "lab-needle"],
-          ];
-    for (const [p, name] of needles) {
-      const needle = shape("line", { x1: 80, y1: 78, x2: 80, y2: 22, class: name });
-      needle.style.transform = `rotate(${180 * p - 90}deg)`;
-      svg.append(needle);
-    }
+    if (patched !== null) svg.append(pointer(own, "lab-needle before"));
+    svg.append(pointer(patched ?? own, "lab-needle"));
     svg.append(shape("circle", { cx: 80, cy: 78, r: 5, class: "lab-hub" }));
     const after = patched === null ? "" : `; patched ${percent(patched)}`;
     svg.setAttribute("aria-label", `Probability of defecting: ${percent(own)}${after}`);
@@ -106,7 +105,7 @@ rewired.draw = (() => {
   // --- the grid of components ----------------------------------------------------------------------------------------
 
   const KINDS = [
-    ["attn", "heads", "all heads of the layer at once"],
+    ["attn", "attn", "the layer's attention: all its heads at once"],
     ["mlp", "MLP", "the layer's MLP"],
     ["resid", "stream", "the whole residual stream after the layer"],
   ];
@@ -177,7 +176,7 @@ rewired.draw = (() => {
   function colour(cells, scale) {
     let most = 0.5;
     for (const [name, box] of cells) {
-      if (/H|MLP/.test(name)) most = Math.max(most, Math.abs(Number(box.dataset.value)));
+      if (single(name)) most = Math.max(most, Math.abs(Number(box.dataset.value)));
     }
     for (const box of cells.values()) {
       const share = Math.min(1, Math.abs(Number(box.dataset.value || 0)) / most);
@@ -190,21 +189,10 @@ rewired.draw = (() => {
 
   // --- the logit lens ------------------------------------------------------------------------------------------------
 
-  /** A round number that is not below ``value``, and the distance of ticks. */
-  function range(value) {
-    for (const [end, step] of [
-      [2, 1],
-      [4, 2],
-      [6, 3],
-      [10, 5],
-      [16, 8],
-      [20, 10],
-      [30, 15],
-    ]) {
-      if (value <= end) return { end, step };
-    }
-    return { end: Math.ceil(value), step: Math.ceil(value / 2) };
-  }
+  const ENDS = [2, 4, 6, 10, 16, 20, 30];
+
+  /** The end of an axis that holds ``value``: an even number. */
+  const axis = (value) => ENDS.find((end) => value <= end) ?? 2 * Math.ceil(value / 2);
 
   /** The heights of the rows' middles, by depth, in pixels of the theatre. */
   function heights(theatre) {
@@ -218,7 +206,7 @@ rewired.draw = (() => {
   }
 
   /** The frame of the lens: two sides, the zero, the ticks. Returns a function from logits to pixels. */
-  function frame(svg, end, step, middles) {
+  function frame(svg, end, middles) {
     const { width, height } = svg.getBoundingClientRect();
     const inset = 12;
     const x = (delta) => width / 2 + (Math.max(-end, Math.min(end, delta)) / end) * (width / 2 - inset);
@@ -228,7 +216,7 @@ rewired.draw = (() => {
     svg.replaceChildren(shape("rect", { ...side, x: 0, class: "lab-side cooperates" }));
     svg.append(shape("rect", { ...side, x: width / 2, class: "lab-side defects" }));
     const narrow = width < 210;
-    for (let tick = -end; tick <= end; tick += narrow ? end : step) {
+    for (let tick = -end; tick <= end; tick += narrow ? end : end / 2) {
       svg.append(
         shape("line", { x1: x(tick), x2: x(tick), y1: top, y2: bottom, class: tick ? "lab-tick" : "lab-zero" }),
       );
@@ -245,8 +233,7 @@ rewired.draw = (() => {
     const middles = heights(svg.parentElement);
     if (!middles.length || !svg.getBoundingClientRect().width) return;
     const largest = Math.max(1, ...curves.flatMap((curve) => Array.from(curve.values, Math.abs)));
-    const { end, step } = range(largest);
-    const x = frame(svg, end, step, middles);
+    const x = frame(svg, axis(largest), middles);
     for (const layer of patched) {
       const y = middles[layer + 1];
       svg.append(
@@ -301,6 +288,7 @@ rewired.draw = (() => {
     percent,
     decision,
     component,
+    single,
     dial,
     swing,
     grid,

@@ -1,98 +1,90 @@
-// The lab's second view: how a run learnt. A slider over its checkpoints moves the policy, the lens and the parts.
+// The lab's second view: how a run learnt. A slider over its checkpoints moves the policy, the lens and the components.
 // All numbers were computed when the book was built; nothing is trained in the page.
 "use strict";
 
 rewired.learnt = (() => {
-  const ui = () => rewired.ui;
-  const { draw } = rewired;
-  const one = (selector) => ui().one(`#lab-learnt ${selector}`);
+  const { ui, draw } = rewired;
+  const one = (selector) => ui.one(`#lab-learnt ${selector}`);
+  const slider = () => ui.field("episode");
   let course = null; // the run that is shown
   let cells = new Map(); // component -> its box in the grid
-  let state = 0; // the last round whose parts are coloured
+  let state = 0; // the last round whose components are coloured
   let timer = null; // runs while the course is played
   let lens = null; // the curves on the screen
 
-  /** Fill the view when it is opened first. */
+  /** Open the view: fill it if that is the first time, and show the chosen run. */
   async function open() {
-    const lab = ui().lab();
-    const select = ui().field("run");
-    if (!select.options.length) {
-      ui().offerRuns(select, lab.learnt);
-      const { depth, heads } = lab.config;
-      cells = draw.grid(one(".lab-grid"), { depth, heads }, true);
-      select.addEventListener("change", () => show(select.value));
-      ui()
-        .field("episode")
-        .addEventListener("input", ({ target }) => step(Number(target.value)));
-      one('[data-do="play"]').addEventListener("click", () => (timer ? pause() : play()));
-      new ResizeObserver(() => course && paint()).observe(one(".lab-grid"));
-    }
-    await show(ui().now().run || lab.learnt[0]);
+    if (!cells.size) fill();
+    await show(ui.now().run || ui.lab().learnt[0]);
+  }
+
+  function fill() {
+    const { learnt, config } = ui.lab();
+    ui.offerRuns(ui.field("run"), learnt);
+    cells = draw.grid(one(".lab-grid"), config, true);
+    ui.field("run").addEventListener("change", ({ target }) => show(target.value));
+    slider().addEventListener("input", ({ target }) => step(Number(target.value)));
+    one('[data-do="play"]').addEventListener("click", () => (timer ? pause() : play()));
+    new ResizeObserver(() => course && paint()).observe(one(".lab-grid"));
   }
 
   async function show(name) {
     pause();
-    ui().field("run").value = name;
+    ui.field("run").value = name;
     try {
-      const loaded = await ui().lab().course(name);
-      if (ui().field("run").value !== name) return undefined; // another run was chosen meanwhile
-      course = loaded;
+      const loaded = await ui.lab().course(name);
+      if (ui.field("run").value === name) begin(name, loaded); // or another run was chosen meanwhile
     } catch (problem) {
       if (!(problem instanceof rewired.Problem)) throw problem;
-      return ui().say(one(".lab-course-told"), problem.message);
+      ui.say(one(".lab-course-told"), problem.message);
     }
-    const { episodes } = course;
-    const slider = ui().field("episode");
-    slider.max = episodes.length - 1;
-    const asked = ui().now().run === name ? episodes.indexOf(ui().now().episode) : -1;
-    slider.value = asked < 0 ? episodes.length - 1 : asked;
-    lens = null;
-    offerStates();
-    return step(Number(slider.value), name);
   }
 
-  /** One button a state: whose parts are coloured. */
+  /** A run is here: it is shown at the episode that the address asks for, or at its end. */
+  function begin(name, loaded) {
+    course = loaded;
+    lens = null;
+    const asked = ui.now().run === name ? course.episodes.indexOf(ui.now().episode) : -1;
+    slider().max = course.episodes.length - 1;
+    offerStates();
+    step(asked < 0 ? course.episodes.length - 1 : asked);
+  }
+
+  /** One button a state: whose components are coloured. */
   function offerStates() {
     const buttons = course.states.map((name, s) => {
-      const button = draw.element(
-        "label",
-        {},
-        draw.element("input", { type: "radio", name: "state", value: s }),
-        draw.element("span", {}, name),
-      );
-      button.querySelector("input").checked = s === state;
-      button.querySelector("input").addEventListener("change", () => {
+      const button = draw.element("input", { type: "radio", name: "after", value: s });
+      button.checked = s === state;
+      button.addEventListener("change", () => {
         state = s;
         paint();
       });
-      return button;
+      return draw.element("label", {}, button, draw.element("span", {}, name));
     });
     one(".lab-states").replaceChildren("The grid shows prompts after ", ...buttons);
   }
 
-  function step(k, name = ui().field("run").value) {
-    ui().field("episode").value = k;
+  function step(k) {
+    slider().value = k;
     paint();
-    ui().note({ run: name, episode: course.episodes[k] });
+    ui.note({ run: ui.field("run").value, episode: course.episodes[k] });
   }
 
   function play() {
-    const slider = ui().field("episode");
-    if (Number(slider.value) === Number(slider.max)) step(0);
-    one('[data-do="play"]').setAttribute("aria-pressed", "true");
+    const [here, last] = [Number(slider().value), Number(slider().max)];
     one('[data-do="play"]').textContent = "Pause";
     one(".lab-course-told").setAttribute("aria-live", "off"); // no sentence a tick
+    if (here === last) step(0);
     timer = setInterval(() => {
-      const next = Number(slider.value) + 1;
-      if (next > Number(slider.max)) return pause();
-      step(next);
+      const next = Number(slider().value) + 1;
+      if (next > last) pause();
+      else step(next);
     }, 700);
   }
 
   function pause() {
     clearInterval(timer);
     timer = null;
-    one('[data-do="play"]').setAttribute("aria-pressed", "false");
     one('[data-do="play"]').textContent = "Play";
     one(".lab-course-told").setAttribute("aria-live", "polite");
   }
@@ -100,80 +92,79 @@ rewired.learnt = (() => {
   // --- what is shown -------------------------------------------------------------------------------------------------
 
   function paint() {
-    const k = Number(ui().field("episode").value);
+    const k = Number(slider().value);
     one("output").textContent = `${course.episodes[k]} of ${course.episodes.at(-1)}`;
-    ui().field("episode").setAttribute("aria-valuetext", `${course.episodes[k]} episodes`);
+    slider().setAttribute("aria-valuetext", `${course.episodes[k]} episodes`);
     policy(k);
     courses(k);
-    parts(k);
+    components(k);
     tell(k);
   }
+
+  const MARGIN = { left: 34, right: 44, top: 22, bottom: 28 };
 
   /** p_defect of each state over the episodes, a line a state, and where the slider stands. */
   function policy(k) {
     const svg = one(".lab-policy");
     const { width, height } = svg.getBoundingClientRect();
-    if (!width) return;
-    const { episodes, states, p_defect } = course;
-    const x = (episode) => 34 + (episode / (episodes.at(-1) || 1)) * (width - 34 - 44);
-    const y = (p) => 22 + (1 - p) * (height - 50);
+    if (!width) return; // the view is hidden
+    const last = course.episodes.at(-1) || 1;
+    const x = (episode) => MARGIN.left + (episode / last) * (width - MARGIN.left - MARGIN.right);
+    const y = (p) => MARGIN.top + (1 - p) * (height - MARGIN.top - MARGIN.bottom);
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    svg.replaceChildren(
-      draw.shape("rect", { x: 34, y: y(1), width: width - 78, height: (y(0) - y(1)) / 2, class: "lab-side defects" }),
-    );
-    svg.append(
-      draw.shape("rect", {
-        x: 34,
-        y: y(0.5),
-        width: width - 78,
-        height: (y(0) - y(1)) / 2,
-        class: "lab-side cooperates",
-      }),
-    );
-    for (const [p, text] of [
-      [0, "0"],
-      [0.5, "½"],
-      [1, "1"],
-    ]) {
-      svg.append(draw.shape("text", { x: 28, y: y(p) + 4, class: "lab-tick-text right" }, text));
-      svg.append(
-        draw.shape("line", { x1: 34, x2: width - 44, y1: y(p), y2: y(p), class: p === 0.5 ? "lab-zero" : "lab-tick" }),
-      );
+    svg.replaceChildren(...frame(x, y), ...marks(k, x, y), ...curves(k, x, y), ...names(x, y));
+    const now = values(course.p_defect[k], draw.percent);
+    svg.setAttribute("aria-label", `Probability of defecting by last round over the episodes; now ${now}`);
+  }
+
+  /** The two sides, the ticks and the title. */
+  function frame(x, y) {
+    const [left, right] = [x(0), x(course.episodes.at(-1))];
+    const half = { x: left, width: right - left, height: y(0) - y(0.5) };
+    const shapes = [
+      draw.shape("rect", { ...half, y: y(1), class: "lab-side defects" }),
+      draw.shape("rect", { ...half, y: y(0.5), class: "lab-side cooperates" }),
+      draw.shape("text", { x: left, y: 12, class: "lab-tick-text left" }, "probability of defecting, by last round"),
+    ];
+    for (const p of [0, 0.5, 1]) {
+      const line = { x1: left, x2: right, y1: y(p), y2: y(p), class: p === 0.5 ? "lab-zero" : "lab-tick" };
+      const text = { x: left - 6, y: y(p) + 4, class: "lab-tick-text right" };
+      shapes.push(draw.shape("text", text, p === 0.5 ? "½" : p), draw.shape("line", line));
     }
-    svg.append(
-      draw.shape("text", { x: 34, y: 12, class: "lab-tick-text left" }, "probability of defecting, by last round"),
-    );
-    svg.append(
-      draw.shape("line", { x1: x(episodes[k]), x2: x(episodes[k]), y1: 18, y2: height - 24, class: "lab-cursor" }),
-    );
-    svg.append(draw.shape("text", { x: x(0), y: height - 8, class: "lab-tick-text left" }, "base"));
-    svg.append(
-      draw.shape("text", { x: x(episodes.at(-1)), y: height - 8, class: "lab-tick-text" }, `${episodes.at(-1)}`),
-    );
-    const heights = apart(
-      states.map((_, s) => y(p_defect.at(-1)[s])),
-      13,
-    );
-    for (const [s, name] of states.entries()) {
-      const points = episodes.map((episode, i) => `${x(episode)},${y(p_defect[i][s])}`).join(" ");
-      svg.append(draw.shape("polyline", { points, class: "lab-curve", "data-line": name }));
-      svg.append(
-        draw.shape("circle", {
-          cx: x(episodes[k]),
-          cy: y(p_defect[k][s]),
-          r: 4.5,
-          class: "lab-dot",
-          "data-line": name,
-        }),
-      );
-      svg.append(
-        draw.shape("text", { x: width - 38, y: heights[s] + 4, class: "lab-line-name", "data-line": name }, name),
-      );
-    }
-    svg.setAttribute(
-      "aria-label",
-      `Probability of defecting by last round over the episodes; now ${values(p_defect[k], draw.percent)}`,
-    );
+    return shapes;
+  }
+
+  /** Along the episodes: the base, the end of training, and the slider. */
+  function marks(k, x, y) {
+    const last = course.episodes.at(-1);
+    const here = x(course.episodes[k]);
+    return [
+      draw.shape("line", { x1: here, x2: here, y1: y(1) - 4, y2: y(0) + 4, class: "lab-cursor" }),
+      draw.shape("text", { x: x(0), y: y(0) + 20, class: "lab-tick-text left" }, "base"),
+      draw.shape("text", { x: x(last), y: y(0) + 20, class: "lab-tick-text" }, `${last} episodes`),
+    ];
+  }
+
+  /** One line a state, and a dot where the slider stands. */
+  function curves(k, x, y) {
+    return course.states.flatMap((name, s) => {
+      const points = course.episodes.map((episode, i) => `${x(episode)},${y(course.p_defect[i][s])}`).join(" ");
+      const dot = { cx: x(course.episodes[k]), cy: y(course.p_defect[k][s]), r: 4.5 };
+      return [
+        draw.shape("polyline", { points, class: "lab-curve", "data-line": name }),
+        draw.shape("circle", { ...dot, class: "lab-dot", "data-line": name }),
+      ];
+    });
+  }
+
+  /** The state's name at the end of each line. */
+  function names(x, y) {
+    const ends = course.states.map((_, s) => y(course.p_defect.at(-1)[s]));
+    const right = x(course.episodes.at(-1)) + 6;
+    return apart(ends, 13).map((height, s) => {
+      const about = { x: right, y: height + 4, class: "lab-line-name", "data-line": course.states[s] };
+      return draw.shape("text", about, course.states[s]);
+    });
   }
 
   /** Heights that are at least ``gap`` apart, in the order of the given ones. */
@@ -190,54 +181,55 @@ rewired.learnt = (() => {
 
   /** The lens of each state beside the grid. */
   function courses(k) {
-    const goal = course.lens[k].flatMap((values) => Array.from(values));
+    const goal = course.lens[k].flat();
     const size = goal.length / course.states.length;
     const svg = one(".lab-lens");
+    const curve = (flat, s) => ({ name: course.states[s], values: flat.slice(s * size, (s + 1) * size) });
     draw.glide(svg, lens, goal, (flat) =>
       draw.lens(
         svg,
-        course.states.map((name, s) => ({ name, values: flat.slice(s * size, (s + 1) * size) })),
+        course.states.map((_, s) => curve(flat, s)),
       ),
     );
+    const ends = course.lens[k].map((curve) => curve.at(-1));
+    svg.setAttribute("aria-label", `Logit lens by last round; Δ at the end: ${values(ends, draw.signed)}`);
     lens = goal;
   }
 
   /** What each head and MLP adds to the decision, as {component, contribution}, the largest first. */
   function contributions(k) {
-    const listed = course.components.map((component, i) => ({
-      component,
-      contribution: course.contribution[k][state][i],
-    }));
-    const shown = listed.filter(({ component }) => cells.has(component));
+    const added = course.contribution[k][state];
+    const listed = course.components.map((component, i) => ({ component, contribution: added[i] }));
+    const shown = listed.filter(({ component }) => cells.has(component)); // the embedding has no cell
     return shown.sort((a, b) => Math.abs(b.contribution) - Math.abs(a.contribution));
   }
 
-  /** The contributions of the chosen state, in the grid; layers' sums and the stream stay empty. */
-  function parts(k) {
-    const found = contributions(k);
-    for (const { component, contribution } of found) draw.write(cells.get(component), contribution);
+  /** The contributions after the chosen state, in the grid; layers' sums and the stream stay empty. */
+  function components(k) {
+    const added = contributions(k);
+    for (const { component, contribution } of added) draw.write(cells.get(component), contribution);
     draw.colour(cells, one(".lab-scale"));
-    const listed = found
-      .slice(0, 8)
-      .map(({ component, contribution }) => `${component} ${draw.signed(contribution, 1)}`)
-      .join(", ");
-    one(".lab-grid").setAttribute("aria-label", `Largest contributions after ${course.states[state]}: ${listed}`);
+    const most = added.slice(0, 8).map(({ component, contribution }) => `${component} ${draw.signed(contribution, 1)}`);
+    one(".lab-grid").setAttribute(
+      "aria-label",
+      `Largest contributions after ${course.states[state]}: ${most.join(", ")}`,
+    );
   }
 
   function tell(k) {
-    const { episodes, variant, states, p_defect } = course;
-    const after = states.map((name, s) => ({ name, p: p_defect[k][s] }));
-    const most = after.reduce((a, b) => (b.p > a.p ? b : a));
-    const least = after.reduce((a, b) => (b.p < a.p ? b : a));
-    const when = episodes[k] ? `After ${episodes[k]} episodes ${variant}` : "Before any training the base";
+    const { episodes, variant, states, p_defect, legal_mass } = course;
+    const order = states.map((_, s) => s).sort((a, b) => p_defect[k][a] - p_defect[k][b]);
+    const [least, most] = [order[0], order.at(-1)];
     const [strongest] = contributions(k);
-    ui().say(
+    ui.say(
       one(".lab-course-told"),
-      `${when} defects most after ${most.name} (`,
-      ["b", draw.percent(most.p)],
-      `) and least after ${least.name} (`,
-      ["b", draw.percent(least.p)],
-      `). The largest contribution after ${states[state]} is that of ${strongest.component}: `,
+      `${episodes[k] ? `After ${episodes[k]} episodes ${variant}` : "Before any training the base"} defects most after `,
+      `${states[most]} (`,
+      ["b", draw.percent(p_defect[k][most])],
+      `) and least after ${states[least]} (`,
+      ["b", draw.percent(p_defect[k][least])],
+      `); legal mass at least ${draw.percent(Math.min(...legal_mass[k]))}. `,
+      `The largest contribution after ${states[state]} is that of ${strongest.component}: `,
       `${draw.signed(strongest.contribution, 1)} logits.`,
     );
   }

@@ -1,17 +1,16 @@
-// The lab's page: what the reader has chosen, what follows from it, and what is shown.
+// The lab's page: what follows from the reader's choices, and what is shown.
 //
-// ``now`` holds the choices. ``set`` changes some of them; ``settle`` then records both models on the prompt, ``patch``
-// patches the chosen components, and ``show`` draws. The address of the page holds the choices after its #.
+// ``now`` holds the choices (see lab-choices.js). ``set`` changes some; ``settle`` then records both models on the
+// prompt, ``patch`` patches the chosen components, and ``show`` draws.
 "use strict";
 
 rewired.ui = (() => {
-  const { draw } = rewired;
+  const { draw, choices } = rewired;
   const root = document.getElementById("lab");
   const one = (selector) => root.querySelector(selector);
   const all = (selector) => [...root.querySelectorAll(selector)];
   const field = (name) => one(`[name="${name}"]`);
   const breath = () => new Promise((done) => setTimeout(done));
-  const SWAPS = ["listing_swapped", "answer_swapped", "rows_swapped", "columns_swapped"];
   const WORDINGS = {
     structured: "a table",
     prose: "sentences",
@@ -31,7 +30,8 @@ rewired.ui = (() => {
     answer_second: "the answers",
   };
 
-  let lab, defaults, now; // the engine, the choices at the start, the choices
+  let lab, now; // the engine, the choices
+  let addressed = ""; // the choices, in JSON, for which the page's address stands
   let cells = new Map(); // component -> its button
   let sweep = null; // the pair of recordings that is patched
   let outcome = null; // the patched result, null where nothing is put in
@@ -67,35 +67,9 @@ rewired.ui = (() => {
 
   // --- choices -------------------------------------------------------------------------------------------------------
 
-  /** The choices at the start: the first puzzle's pair and prompt, nothing put in. */
-  function start() {
-    const [puzzle] = lab.puzzles;
-    const names = lab.runs.map(({ name }) => name);
-    const spec = lab.build(puzzle ? puzzle.spec : {});
-    const { state, matrix, wording, labels, temptation, arrangement } = spec;
-    return {
-      source: puzzle ? puzzle.source : names.at(-1),
-      target: puzzle ? puzzle.target : names[0],
-      spec: { state, matrix, wording, labels, temptation: Boolean(temptation), arrangement },
-      words: null,
-      chosen: [],
-      what: "source",
-      draw: 1,
-      positions: "all",
-      mode: puzzle ? "output" : "input",
-      head: lab.components(["head"]).find((name) => puzzle && puzzle.components.includes(name)) || "L0H0",
-      whose: "target",
-      puzzle: null,
-      view: "patch",
-      run: null,
-      episode: null,
-    };
-  }
-
   /** Change some choices; the page follows. Resolves when the change is on the screen. */
   function set(changes) {
     now = { ...now, ...changes };
-    if (changes.spec && changes.words === undefined) now.words = null;
     ready = Promise.all([settle(), changes.view === "learnt" && rewired.learnt.open()]);
     return ready;
   }
@@ -105,8 +79,6 @@ rewired.ui = (() => {
     now = { ...now, ...changes };
     keepAddress();
   }
-
-  const specWith = (changes) => ({ spec: { ...now.spec, ...changes } });
 
   /** Put a component in, or take it out again. */
   function toggle(name) {
@@ -121,98 +93,21 @@ rewired.ui = (() => {
 
   // --- the address ---------------------------------------------------------------------------------------------------
 
-  /** The choices that differ from the start, as the part of an address after #. */
-  function written() {
-    const { spec } = now;
-    const pairs = {
-      source: now.source,
-      target: now.target,
-      last: spec.state,
-      points: spec.matrix.join("."),
-      wording: spec.wording,
-      cooperate: spec.labels[0],
-      defect: spec.labels[1],
-      tempted: Number(spec.temptation),
-      swaps: SWAPS.map((name) => Number(Boolean(spec.arrangement[name]))).join(""),
-      words: now.words,
-      parts: now.chosen.join("."),
-      put: now.what,
-      draw: now.draw,
-      at: now.positions,
-      mode: now.mode,
-      head: now.head,
-      whose: now.whose,
-      puzzle: now.puzzle,
-      view: now.view,
-      run: now.view === "learnt" ? now.run : null,
-      episode: now.view === "learnt" ? now.episode : null,
-    };
-    const short = {
-      put: "source",
-      draw: 1,
-      at: "all",
-      mode: "input",
-      head: defaults.head,
-      whose: "target",
-      view: "patch",
-      parts: "",
-      tempted: 0,
-      swaps: "0000",
-    };
-    const kept = Object.entries(pairs).filter(([key, value]) => value !== null && value !== short[key]);
-    return new URLSearchParams(kept.map(([key, value]) => [key, String(value)])).toString();
-  }
-
-  /** Choices from an address; what it lacks or what does not exist stays as at the start. */
-  function read(text) {
-    const given = new URLSearchParams(text);
-    const from = (key, allowed, otherwise) => (allowed.includes(given.get(key)) ? given.get(key) : otherwise);
-    const runs = lab.runs.map(({ name }) => name);
-    const points = (given.get("points") || "").split(".").map(Number);
-    const swaps = given.get("swaps") || "0000";
-    const puzzle = from("puzzle", Object.keys(lab.puzzles), null);
-    const spec = {
-      state: from("last", ["CC", "CD", "DC", "DD"], defaults.spec.state),
-      matrix:
-        points.length === 4 && points.every((x) => Number.isInteger(x) && Math.abs(x) < 100)
-          ? points
-          : defaults.spec.matrix,
-      wording: from("wording", lab.wordings, defaults.spec.wording),
-      labels: [given.get("cooperate") || defaults.spec.labels[0], given.get("defect") || defaults.spec.labels[1]],
-      temptation: given.get("tempted") === "1",
-      arrangement: Object.fromEntries(SWAPS.map((name, k) => [name, swaps[k] === "1"])),
-    };
-    return {
-      ...defaults,
-      spec,
-      source: from("source", runs, defaults.source),
-      target: from("target", runs, defaults.target),
-      words: given.get("words"),
-      chosen: (given.get("parts") || "").split(".").filter((name) => cells.has(name)),
-      what: from("put", ["source", "self", "random"], "source"),
-      draw: Number(given.get("draw")) || 1,
-      positions: from("at", ["all", "decision"], "all"),
-      mode: from("mode", ["input", "output"], "input"),
-      head: from("head", lab.components(["head"]), defaults.head),
-      whose: from("whose", ["source", "target"], "target"),
-      view: lab.learnt ? from("view", ["patch", "learnt"], "patch") : "patch",
-      puzzle: puzzle && Number(puzzle),
-      run: from("run", lab.learnt || [], null),
-      episode: given.has("episode") ? Number(given.get("episode")) : null,
-    };
-  }
-
-  /** Keep the choices in the address, without a step in the browser's history. */
+  /** Keep the choices in the address, without a step in the browser's history. What it asked for may stand. */
   function keepAddress() {
-    const text = `#${written()}`;
-    if (location.hash !== text) history.replaceState(null, "", text);
+    const chosen = JSON.stringify(now);
+    if (chosen !== addressed) history.replaceState(null, "", `#${choices.written(now)}`);
+    addressed = chosen;
   }
 
-  /** What the address asks for, a chapter's example or choices; undefined where it asks for nothing. */
+  /** Put on the table what the address asks for, a chapter's example or choices; undefined where it asks for nothing. */
   function follow() {
     const place = location.hash.slice(1);
-    if (Object.hasOwn(rewired.guide.examples, place)) return rewired.guide.example(place);
-    return place.includes("=") ? set(read(place)) : undefined;
+    let followed;
+    if (Object.hasOwn(rewired.guide.examples, place)) followed = rewired.guide.example(place);
+    else if (place.includes("=")) followed = set(choices.read(place, lab));
+    addressed = JSON.stringify(now);
+    return followed;
   }
 
   // --- what follows from the choices ---------------------------------------------------------------------------------
@@ -221,42 +116,61 @@ rewired.ui = (() => {
   async function settle() {
     const mine = ++turn;
     if (work && work.searches) stop();
+    let question = null;
     show.choices();
     try {
-      const prompt = lab.build(now.spec);
-      show.words(now.words ?? prompt.text);
-      const encoded = lab.encode(now.words ?? prompt.text, now.spec.labels);
-      root.setAttribute("aria-busy", "true");
-      if (!sweep) say(one("#lab-patch .lab-verdict"), "The two models are on their way, some ten megabytes …");
-      const models = [await lab.model(now.source), await lab.model(now.target)];
+      question = asked();
+      const models = await loaded();
       if (mine !== turn) return;
-      const [source, target] = models.map((model) => model.record(encoded));
-      renew(new rewired.Sweep(source, target, { positions: now.positions, mode: now.mode }), { prompt, encoded });
+      const [source, target] = models.map((model) => model.record(question.encoded));
+      renew(new rewired.Sweep(source, target, { positions: now.positions, mode: now.mode }), question);
       show.problem("");
       patch();
     } catch (problem) {
-      if (mine === turn) {
-        stop();
-        show.problem(problem.message);
-      }
+      if (mine === turn) refuse(problem.message, question);
       if (!(problem instanceof rewired.Problem)) throw problem;
-    } finally {
-      if (mine === turn) root.removeAttribute("aria-busy");
     }
+  }
+
+  /** The chosen prompt, {prompt, encoded}: built from the choices, or in the reader's own words. */
+  function asked() {
+    const prompt = lab.build(choices.spec(now));
+    show.words(now.words ?? prompt.text);
+    show.useless(prompt);
+    return { prompt, encoded: lab.encode(now.words ?? prompt.text, prompt.labels) };
+  }
+
+  /** Donor and patient, as soon as their files are here. */
+  async function loaded() {
+    const bench = one(".lab-bench");
+    if (!sweep) say(one("#lab-patch .lab-verdict"), "The two models are on their way, some ten megabytes …");
+    bench.setAttribute("aria-busy", "true");
+    try {
+      return await Promise.all([lab.model(now.source), lab.model(now.target)]);
+    } finally {
+      bench.removeAttribute("aria-busy");
+    }
+  }
+
+  /** A question that cannot be asked, or a file that is missing, closes the bench and says why. */
+  function refuse(reason, question) {
+    stop();
+    show.problem(reason);
+    if (!question) one(".lab-more").open = true; // where labels and words can be changed
   }
 
   /** A new pair to patch; what was tried on the old one is forgotten unless it is the same. */
   function renew(fresh, about) {
-    const key = [
+    const key = JSON.stringify([
       now.source,
       now.target,
       about.encoded.text,
-      now.spec.labels,
+      about.encoded.labels,
       now.positions,
       now.mode,
       now.what,
       now.draw,
-    ].join("|");
+    ]);
     if (sweep && sweep.key === key) return;
     stop();
     sweep = Object.assign(fresh, about, { key });
@@ -294,6 +208,7 @@ rewired.ui = (() => {
     work = null;
     for (const box of all(".lab-now")) box.classList.remove("lab-now");
     show.working(null);
+    show.chosen();
   }
 
   /** Patch every component alone, from the first layer up, and colour it as soon as it is known. */
@@ -349,26 +264,21 @@ rewired.ui = (() => {
 
   /** The fields say what is chosen. */
   show.choices = () => {
-    const { spec } = now;
-    const values = {
-      source: now.source,
-      target: now.target,
-      wording: spec.wording,
-      own: spec.state[0],
-      other: spec.state[1],
-      cooperate: spec.labels[0],
-      defect: spec.labels[1],
-      head: now.head,
-    };
-    for (const [name, value] of Object.entries(values))
-      if (field(name) !== document.activeElement || field(name).tagName === "SELECT") field(name).value = value;
-    offer(field("matrix"), spec.matrix.join("."), points(spec.matrix));
-    field("temptation").checked = spec.temptation;
-    for (const name of SWAPS) field(name).checked = Boolean(spec.arrangement[name]);
+    for (const name of ["source", "target", "wording", "head"]) field(name).value = now[name];
+    for (const [k, side] of ["own", "other"].entries()) field(side).value = now.state[k];
+    for (const name of ["cooperate", "defect"])
+      if (field(name) !== document.activeElement) field(name).value = now[name];
+    for (const name of ["temptation", ...rewired.SWAPS]) field(name).checked = now[name];
     for (const name of ["what", "positions", "mode", "whose"])
       one(`[name="${name}"][value="${now[name]}"]`).checked = true;
+    offer(field("pair"), JSON.stringify([now.cooperate, now.defect]), `${now.cooperate}, ${now.defect}`);
+    offer(field("matrix"), now.matrix.join("."), now.matrix.join(", "));
     one('[data-do="draw"]').hidden = now.what !== "random";
-    one('[data-do="own-words-away"]').hidden = now.words === null;
+    one(".lab-own").hidden = now.words === null;
+    show.view();
+  };
+
+  show.view = () => {
     for (const view of ["patch", "learnt"]) {
       one(`#lab-${view}`).hidden = view !== now.view;
       one(`#lab-tab-${view}`).setAttribute("aria-selected", view === now.view);
@@ -376,11 +286,19 @@ rewired.ui = (() => {
     }
   };
 
+  /** Fields that would change no word cannot be used: a story states no points, the reader's own words have no fields. */
+  show.useless = (prompt) => {
+    const own = now.words !== null;
+    const changes = (more) => lab.build(choices.spec({ ...now, ...more })).text !== prompt.text;
+    for (const name of rewired.SWAPS) field(name).disabled = own || !changes({ [name]: !now[name] });
+    for (const name of ["wording", "own", "other", "matrix", "temptation"]) field(name).disabled = own;
+    one(".lab-payoffs").hidden = !lab.matrices.some((matrix) => changes({ matrix }));
+  };
+
   show.problem = (text) => {
     const box = one(".lab-problem");
     box.hidden = !text;
     box.textContent = text;
-    if (text) one(".lab-more").open = true;
     root.classList.toggle("lab-off", Boolean(text));
     for (const button of all(".lab-bench button, .lab-looks button")) button.disabled = Boolean(text);
   };
@@ -394,7 +312,7 @@ rewired.ui = (() => {
   show.working = (what) => {
     for (const name of ["sweep", "greedy"]) {
       const button = one(`[data-do="${name}"]`);
-      button.textContent = name === what ? "Stop" : { sweep: "Try every part", greedy: "Find a small set" }[name];
+      button.textContent = name === what ? "Stop" : { sweep: "Try every component", greedy: "Find a small set" }[name];
       button.classList.toggle("lab-busy", name === what);
     }
   };
@@ -409,8 +327,14 @@ rewired.ui = (() => {
 
   /** What a screen reader says of a component. */
   function label(name) {
-    const alone = effects.get(name);
-    return `${name}, ${draw.component(name).words}${alone ? `, alone ${draw.signed(alone.effect)} logits` : ""}`;
+    return `${name}, ${draw.component(name).words}${alone(name)}`;
+  }
+
+  /** What a component does alone, as far as it was tried. */
+  function alone(name) {
+    if (!effects.has(name)) return "";
+    const { effect, flip } = effects.get(name);
+    return `: alone it moves Δ by ${draw.signed(effect)}${flip ? ", which flips the decision" : ""}`;
   }
 
   show.hint = (text) => {
@@ -418,13 +342,7 @@ rewired.ui = (() => {
   };
 
   /** What the component under the pointer is, and what it does alone. */
-  show.about = (name) => {
-    const alone = effects.get(name);
-    const does = alone
-      ? `: alone it moves Δ by ${draw.signed(alone.effect)}${alone.flip ? ", which flips the decision" : ""}`
-      : "";
-    show.hint(`${name}, ${draw.component(name).words}${does}`);
-  };
+  show.about = (name) => show.hint(label(name));
 
   show.effect = (name, result) => {
     draw.write(cells.get(name), result.effect);
@@ -435,24 +353,25 @@ rewired.ui = (() => {
   };
 
   show.dials = () => {
-    const { source, target } = sweep;
-    for (const [side, recording] of Object.entries({ source, target })) {
-      const box = one(`[data-side="${side}"]`);
-      const patched = side === "target" ? outcome : null;
-      const dial = box.querySelector(".lab-dial");
-      draw.dial(dial, recording.p_defect, patched && patched.p_defect);
-      const needle = (patched || recording).p_defect;
-      draw.swing(dial, drawn ? drawn[side] : null);
-      drawn = { ...drawn, [side]: needle };
-      const { delta, p_defect, legal_mass } = patched || recording;
-      say(
-        box.querySelector(".lab-decides"),
-        ["strong", `${patched ? "now " : ""}${draw.decision(delta)}`],
-        ["span", `Δ ${draw.signed(delta)}`],
-        ["span", `P(defect) ${draw.percent(p_defect)}`],
-        ["span", `legal mass ${draw.percent(legal_mass)}`],
-      );
-    }
+    show.dial("source", sweep.source, null);
+    show.dial("target", sweep.target, outcome);
+  };
+
+  /** One model's dial and numbers; where it is patched, those of the patched pass. */
+  show.dial = (side, recording, patched) => {
+    const box = one(`[data-side="${side}"]`);
+    const dial = box.querySelector(".lab-dial");
+    const { delta, p_defect, legal_mass } = patched || recording;
+    draw.dial(dial, recording.p_defect, patched && patched.p_defect);
+    draw.swing(dial, drawn ? drawn[side] : null);
+    drawn = { ...drawn, [side]: p_defect };
+    say(
+      box.querySelector(".lab-decides"),
+      ["strong", `${patched ? "now " : ""}${draw.decision(delta)}`],
+      ["span", `Δ ${draw.signed(delta)}`],
+      ["span", `P(defect) ${draw.percent(p_defect)}`],
+      ["span", `legal mass ${draw.percent(legal_mass)}`],
+    );
   };
 
   show.lens = () => {
@@ -473,58 +392,68 @@ rewired.ui = (() => {
     svg.setAttribute("aria-label", `Logit lens. Δ from the embedding to the decision: ${said}`);
   };
 
+  const alike = () => sweep.source.delta > 0 === sweep.target.delta > 0;
+
   /** The result in words and numbers. */
   show.verdict = () => {
     const holder = one("#lab-patch .lab-verdict");
     holder.classList.toggle("lab-flipped", Boolean(outcome?.flip));
-    const { source, target } = sweep;
-    const [donor, patient] = [title(now.source), title(now.target)];
-    if (!outcome) {
-      const alike = source.delta > 0 === target.delta > 0 ? "Both models decide alike" : "The two decide differently";
-      return say(
-        holder,
-        ["b", `${alike}: `],
-        `the patient, ${patient}, ${draw.decision(target.delta)} with Δ ${draw.signed(target.delta)}; the donor, ` +
-          `${donor}, ${draw.decision(source.delta)} with Δ ${draw.signed(source.delta)}. Nothing is patched yet.`,
-      );
-    }
-    const told = {
-      source: `${listed(now.chosen)} from ${donor} into ${patient}`,
-      self: `${listed(now.chosen)} of ${patient}, put into itself`,
-      random: `A random direction of the same length in ${listed(now.chosen)} of ${patient}`,
-    }[now.what];
-    const way =
-      now.what === "source" && Number.isFinite(outcome.recovered)
-        ? `, ${Math.round(100 * outcome.recovered)} % of the way to the donor`
-        : "";
-    const moved =
-      outcome.effect === 0
-        ? `Δ stays ${draw.signed(target.delta)}, a change of exactly 0`
-        : `Δ ${draw.signed(target.delta)} → ${draw.signed(outcome.delta)} logits${way}`;
-    const verdict = outcome.flip
-      ? `The decision flips: it now ${draw.decision(outcome.delta)}.`
-      : `The decision stands: it still ${draw.decision(outcome.delta)}.`;
-    say(holder, `${told}: ${moved}. `, ["b", verdict]);
+    if (!outcome)
+      return say(holder, ["b", `${alike() ? "Both models decide alike" : "The two decide differently"}: `], both());
+    const now_ = draw.decision(outcome.delta);
+    const verdict = outcome.flip ? `The decision flips: it now ${now_}.` : `The decision stands: it still ${now_}.`;
+    say(holder, `${put()}: ${moved()}. `, ["b", verdict]);
   };
+
+  /** What both models decide while nothing is patched. */
+  function both() {
+    const told = ({ delta }) => `${draw.decision(delta)} with Δ ${draw.signed(delta)}`;
+    const patient = `the patient, ${title(now.target)}, ${told(sweep.target)}`;
+    return `${patient}; the donor, ${title(now.source)}, ${told(sweep.source)}. Nothing is patched yet.`;
+  }
+
+  /** What is put where. */
+  function put() {
+    const [names, donor, patient] = [listed(now.chosen), title(now.source), title(now.target)];
+    if (now.what === "source") return `${names} from ${donor} into ${patient}`;
+    if (now.what === "self") return `${names} of ${patient}, put into itself`;
+    return `A random direction of the same length in ${names} of ${patient}`;
+  }
+
+  /** How far Δ moves; toward the donor, where that is another decision. */
+  function moved() {
+    const [before, after] = [sweep.target.delta, outcome.delta].map((delta) => draw.signed(delta));
+    if (outcome.effect === 0) return `Δ stays ${before}, a change of exactly 0`;
+    const percent = Math.round(100 * outcome.recovered);
+    if (now.what !== "source" || alike()) return `Δ ${before} → ${after} logits`;
+    const way = percent < 0 ? "away from the donor" : `${percent} % of the way to the donor`;
+    return `Δ ${before} → ${after} logits, ${way}`;
+  }
 
   /** After a sweep: how many flip alone, and which is the strongest. What is patched keeps its verdict. */
   show.tried = () => {
-    const single = [...effects].filter(([name]) => /H|MLP/.test(name));
+    const single = [...effects].filter(([name]) => draw.single(name));
     const flips = single.filter(([, { flip }]) => flip).length;
     const [strongest, { effect }] = single.reduce((a, b) => (Math.abs(b[1].effect) > Math.abs(a[1].effect) ? b : a));
-    const count = flips
-      ? `${flips} of ${single.length} heads and MLPs flip`
-      : `None of the ${single.length} heads and MLPs flips`;
-    const flip = `${count} the decision alone. `;
+    const count = `${flips || "none"} of the ${single.length} heads and MLPs ${flips > 1 ? "flip" : "flips"}`;
+    const told = `${setting()}${count} the decision alone. `;
+    const sentence = told[0].toUpperCase() + told.slice(1);
     const most = `The strongest is ${strongest}, with ${draw.signed(effect)} logits.`;
     show.chosen();
     show.hint(
-      "Colour and number: how far Δ moves when this part alone is patched. A dark corner: alone it flips the decision.",
+      "Colour and number: how far Δ moves when this component alone is patched. A dark corner: it flips the decision.",
     );
-    if (outcome) show.hint(flip + most);
-    else say(one("#lab-patch .lab-verdict"), ["b", flip], most);
+    if (outcome) show.hint(sentence + most);
+    else say(one("#lab-patch .lab-verdict"), ["b", sentence], most);
     rewired.guide.follow();
   };
+
+  /** What a count of flips must be told with: another thing is put in, or there is no other decision to carry over. */
+  function setting() {
+    if (now.what === "self") return "put into itself, ";
+    if (now.what === "random") return "with random directions, ";
+    return alike() ? "both models decide alike here; " : "";
+  }
 
   /** Where the chosen head looks, in words and on the tokens. */
   show.looks = () => {
@@ -535,7 +464,7 @@ rewired.ui = (() => {
     const seen = most.slice(0, 3).filter((k, i) => !i || attention[k] >= 0.01);
     const words = seen.map((k) => `${Math.round(100 * attention[k])} % on “${before(k)}”${role(k)}`);
     const whose = now.whose === "target" ? `the patient, ${title(now.target)}` : `the donor, ${title(now.source)}`;
-    say(one(".lab-most"), `In ${whose}: ${words.join("; ")}.`);
+    say(one(".lab-most"), `${now.head} in ${whose}: ${words.join("; ")}.`);
     const known = roles().includes("other_move");
     one('[data-do="keenest"]').disabled = !known;
     one('[data-do="keenest"]').title = known ? "" : "In your own words the page does not know that move.";
@@ -591,8 +520,6 @@ rewired.ui = (() => {
     select.value = value;
   }
 
-  const points = ([both, betrayed, betraying, neither]) => `${both}, ${betrayed}, ${betraying}, ${neither}`;
-
   /** The runs, a group a variant. */
   function offerRuns(select, names) {
     const groups = new Map();
@@ -610,33 +537,27 @@ rewired.ui = (() => {
     for (const side of ["source", "target"]) offerRuns(field(side), names);
     for (const name of lab.wordings) field("wording").add(new Option(WORDINGS[name] || name, name));
     for (const side of ["own", "other"]) field(side).append(new Option("cooperate", "C"), new Option("defect", "D"));
-    for (const matrix of lab.matrices) field("matrix").add(new Option(points(matrix), matrix.join(".")));
+    for (const matrix of lab.matrices) field("matrix").add(new Option(matrix.join(", "), matrix.join(".")));
+    for (const pair of lab.labels) field("pair").add(new Option(pair.join(", "), JSON.stringify(pair)));
     for (const name of lab.components(["head"])) field("head").add(new Option(name, name));
     const { depth, heads } = lab.config;
     cells = draw.grid(one("#lab-patch .lab-grid"), { depth, heads });
   }
 
-  /** What a field does when it is changed. */
-  const CHANGES = {
-    source: ({ value }) => ({ source: value }),
-    target: ({ value }) => ({ target: value }),
-    wording: ({ value }) => specWith({ wording: value }),
-    own: ({ value }) => specWith({ state: value + now.spec.state[1] }),
-    other: ({ value }) => specWith({ state: now.spec.state[0] + value }),
-    matrix: ({ value }) => specWith({ matrix: value.split(".").map(Number) }),
-    temptation: ({ checked }) => specWith({ temptation: checked }),
-    cooperate: ({ value }) => specWith({ labels: [value, now.spec.labels[1]] }),
-    defect: ({ value }) => specWith({ labels: [now.spec.labels[0], value] }),
-    text: ({ value }) => ({ words: value }),
-    head: ({ value }) => ({ head: value }),
-    whose: ({ value }) => ({ whose: value }),
-    what: ({ value }) => ({ what: value }),
-    positions: ({ value }) => ({ positions: value }),
-    mode: ({ value }) => ({ mode: value }),
-  };
-  for (const name of SWAPS)
-    CHANGES[name] = ({ checked }) => specWith({ arrangement: { ...now.spec.arrangement, [name]: checked } });
+  const FIELDS = ["source", "target", "wording", "own", "other", "matrix", "pair", "temptation", ...rewired.SWAPS];
+  const SWITCHES = ["what", "positions", "mode", "head", "whose"];
   const TYPED = ["cooperate", "defect", "text"];
+
+  const labelled = ([cooperate, defect]) => ({ cooperate, defect });
+
+  /** The choices that a field's value stands for: most fields have the name of their choice. */
+  function meant(name, value) {
+    if (name === "own") return { state: value + now.state[1] };
+    if (name === "other") return { state: now.state[0] + value };
+    if (name === "matrix") return { matrix: value.split(".").map(Number) };
+    if (name === "pair") return labelled(JSON.parse(value));
+    return { [name === "text" ? "words" : name]: value };
+  }
 
   let typed = null; // what was typed waits until the fingers rest, or leave the field
   let rest; // the timer of that
@@ -644,28 +565,34 @@ rewired.ui = (() => {
   /** What was typed takes effect. */
   function flush() {
     clearTimeout(rest);
-    if (typed) set(CHANGES[typed.name](typed));
+    if (typed) set(meant(typed.name, typed.value));
     typed = null;
   }
 
-  function changed({ target: { name, value, checked }, type }) {
-    if (!CHANGES[name]) return;
-    if (!TYPED.includes(name)) {
-      if (type === "change") set(CHANGES[name]({ value, checked }));
-      return;
+  /** What is chosen takes effect at once; what is typed when the fingers rest, or leave the field. */
+  function changed({ target: { name, value, type: kind, checked }, type }) {
+    if (TYPED.includes(name)) {
+      if (type === "change") return flush();
+      clearTimeout(rest);
+      typed = { name, value };
+      rest = setTimeout(flush, 400);
+    } else if (type === "change" && [...FIELDS, ...SWITCHES].includes(name)) {
+      set(meant(name, kind === "checkbox" ? checked : value));
     }
-    if (type === "change") return flush();
-    clearTimeout(rest);
-    typed = { name, value };
-    rest = setTimeout(flush, 400);
+  }
+
+  /** Back from the reader's own words to those that the sentence builds. */
+  function built() {
+    set({ words: null });
+    field("wording").focus();
   }
 
   const DOES = {
     exchange,
-    "exchange-labels": () => set(specWith({ labels: [...now.spec.labels].reverse() })),
-    "own-words-away": () => set({ words: null }),
-    sweep: () => (work && one('[data-do="sweep"]').classList.contains("lab-busy") ? stop() : tryAll()),
-    greedy: () => (work && one('[data-do="greedy"]').classList.contains("lab-busy") ? stop() : findSet()),
+    "exchange-labels": () => set(labelled([now.defect, now.cooperate])),
+    "own-words-away": built,
+    sweep: () => (work && !work.searches ? stop() : tryAll()),
+    greedy: () => (work && work.searches ? stop() : findSet()),
     clear: () => set({ chosen: [] }),
     draw: () => set({ draw: now.draw + 1 }),
     keenest: () => set({ head: keenest() }),
@@ -676,21 +603,27 @@ rewired.ui = (() => {
   /** Recompute the book's own numbers, and say how far the page is from them. */
   async function check(button) {
     const told = button.nextElementSibling;
-    button.disabled = true;
-    told.setAttribute("aria-live", "off"); // the count is for the eye
-    const onEach = (_, k) => {
-      told.textContent = `${k + 1} of ${lab.golden.length} …`;
+    const tell = (words, live) => {
+      told.setAttribute("aria-live", live);
+      told.textContent = words;
     };
-    const { count, largest } = await lab.check(onEach);
-    const size = largest.toExponential(0).replace("-", "−");
-    told.setAttribute("aria-live", "polite");
-    told.textContent = `Recomputed here: ${count} of this book's own numbers; largest difference ${size} logits.`;
-    button.disabled = false;
+    button.disabled = true;
+    try {
+      const onEach = (_, k) => tell(`${k + 1} of ${lab.golden.length} …`, "off"); // the count is for the eye
+      const { count, largest } = await lab.check(onEach);
+      const difference = `largest difference ${largest.toFixed(6)} logits`;
+      tell(`Recomputed here: ${count} of this book's own numbers; ${difference}.`, "polite");
+    } catch (problem) {
+      tell(problem.message, "polite");
+      if (!(problem instanceof rewired.Problem)) throw problem;
+    } finally {
+      button.disabled = false;
+    }
   }
 
   async function share(button) {
     const told = button.nextElementSibling;
-    keepAddress();
+    history.replaceState(null, "", `#${choices.written(now)}`);
     try {
       await navigator.clipboard.writeText(location.href);
       told.textContent = "Copied.";
@@ -723,7 +656,7 @@ rewired.ui = (() => {
   };
 
   /** The arrows move through the grid: up and down a layer, left and right a component. */
-  function moved(event) {
+  function steered(event) {
     const step = STEPS[event.key];
     if (!step || !event.target.dataset.component) return;
     event.preventDefault();
@@ -736,30 +669,33 @@ rewired.ui = (() => {
     box.focus();
   }
 
-  /** The arrows move between the two views. */
-  function turned(event) {
-    const other = { "lab-tab-patch": "learnt", "lab-tab-learnt": "patch" }[event.target.id];
-    if (!other || !["ArrowLeft", "ArrowRight", "click"].includes(event.type === "click" ? "click" : event.key)) return;
-    const view = event.type === "click" ? event.target.id.replace("lab-tab-", "") : other;
+  /** Open one of the two views. */
+  function turnTo(view) {
     set({ view });
     one(`#lab-tab-${view}`).focus();
+  }
+
+  /** The arrows move between the two views. */
+  function turned(event) {
+    if (!["ArrowLeft", "ArrowRight"].includes(event.key) || !lab.learnt) return;
+    event.preventDefault();
+    turnTo(now.view === "patch" ? "learnt" : "patch");
+  }
+
+  /** The hint speaks of the component under the pointer, or of the one that has the focus. */
+  function pointed({ target }) {
+    const box = target.closest("[data-component]");
+    if (box && !work) show.about(box.dataset.component);
   }
 
   function listen() {
     const grid = one("#lab-patch .lab-grid");
     for (const type of ["change", "input"]) root.addEventListener(type, changed);
     root.addEventListener("click", pressed);
-    grid.addEventListener("keydown", moved);
-    for (const type of ["pointerover", "focusin"]) {
-      grid.addEventListener(
-        type,
-        ({ target }) =>
-          target.closest("[data-component]") &&
-          !work &&
-          show.about(target.closest("[data-component]").dataset.component),
-      );
-    }
-    for (const type of ["click", "keydown"]) one(".lab-views").addEventListener(type, turned);
+    grid.addEventListener("keydown", steered);
+    for (const type of ["pointerover", "focusin"]) grid.addEventListener(type, pointed);
+    for (const view of ["patch", "learnt"]) one(`#lab-tab-${view}`).addEventListener("click", () => turnTo(view));
+    one(".lab-views").addEventListener("keydown", turned);
     one(".lab-scene").addEventListener("submit", (event) => event.preventDefault());
     new ResizeObserver(() => sweep && !work && drawn && show.lens()).observe(grid);
     addEventListener("hashchange", follow);
@@ -771,15 +707,16 @@ rewired.ui = (() => {
 
   /** Open the data. Where they are missing the page keeps its words, and says why. */
   async function open(options) {
+    one(".lab-why").textContent = "The lab is opening …";
     lab = await rewired.lab.open(root.dataset.folder, options);
     if (!lab.available) {
-      one(".lab-why").append(` ${lab.reason}`);
+      one(".lab-why").textContent = lab.reason;
       root.dataset.ready = "without";
       return;
     }
     root.replaceChildren(document.getElementById("lab-page").content.cloneNode(true));
     lab.puzzles = lab.puzzles.filter((puzzle) => puzzle === lab.puzzles.find(samePair(puzzle)));
-    defaults = now = start();
+    now = choices.start(lab);
     fill();
     one("#lab-tab-learnt").hidden = !lab.learnt;
     one(".lab-golden").hidden = !lab.golden.length;
@@ -810,4 +747,7 @@ rewired.ui = (() => {
   };
 })();
 
-rewired.ui.open({ wasm: !new URLSearchParams(location.search).has("plain") });
+// All scripts are deferred: the page opens when the last one is here.
+document.addEventListener("DOMContentLoaded", () => {
+  rewired.ui.open({ wasm: !new URLSearchParams(location.search).has("plain") });
+});

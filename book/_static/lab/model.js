@@ -134,7 +134,7 @@ window.rewired = window.rewired || {};
       this.base = base;
       this.name = name;
       this.config = base.config;
-      this.recordings = new Map();  // the newest two: megabytes each
+      this.recorded = null;  // the newest recording, of some megabytes
       const update = adapter ? unpacked(adapter) : {}, used = new Set();
       this.layers = Array.from({ length: this.config.depth }, (_, layer) =>
         Object.fromEntries(MODULES.map((module) => {
@@ -150,14 +150,12 @@ window.rewired = window.rewired || {};
           `The adapter of ${name} changes more than the layers' linear modules; the page cannot run it.`);
     }
 
-    /** The activations of a row of tokens at every site, and what it decides: a Recording. */
+    /** The activations of a row of tokens at every site, and what it decides: a Recording. The last one is kept. */
     record(encoded) {
       const key = encoded.ids.join() + encoded.labels.join();
-      if (!this.recordings.has(key)) {
-        if (this.recordings.size >= 2) this.recordings.delete(this.recordings.keys().next().value);
-        this.recordings.set(key, this.forward({ encoded, record: true }).recording);
-      }
-      return this.recordings.get(key);
+      if (this.recorded?.key !== key)
+        this.recorded = Object.assign(this.forward({ encoded, record: true }).recording, { key });
+      return this.recorded;
     }
 
     /** One pass. {encoded, start, below, patches, first, record}: `below` is the recording of which everything under
