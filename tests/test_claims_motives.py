@@ -28,13 +28,15 @@ def says(name: str, frames: dict) -> tuple[str, str]:
 # --- entangled -------------------------------------------------------------------------------------------------------
 
 
-def birds(*old: float, null: float = 0.01) -> dict:
-    """Runs on old names of birds, one value each at the last step; a set that should do nothing ends at ``null``."""
+def birds(*old: float, null: float = 0.01, follows: float = 0.6) -> dict:
+    """Runs on old names of birds, one value each at the last step; a set that should do nothing ends at ``null``. The
+    base's answers follow the time of a bird by so much."""
     rows = []
     for seed, value in enumerate(old, 1):
         rows += [("old", seed, 20, where, value + off) for where, off in (("news", 0.01), ("lamp", -0.01))]
         rows += [("old", seed, 5, "news", 9.0), ("mixed", seed, 20, "news", -null), ("all_old", seed, 20, "news", 0.9)]
-    return {"away": table("set seed step where change", *rows)}
+    asked = [("old", 0.2 + follows), ("old", 0.2 + follows), ("new", 0.2), ("new", 0.2)]
+    return {"away": table("set seed step where change", *rows), "follow": table("bird p", *asked)}
 
 
 def written_by(within: float = 0.01, **means: float) -> dict:
@@ -60,6 +62,8 @@ def cut(tied: float, untied: float | None, within: float = 0.01, probe: float = 
 def test_numbers_of_entangled_generalization():
     numbers = claim_cells.run("entangled", "narrow_goes_broad", **birds(0.2, 0.1, null=0.03))
     assert (numbers["original"], numbers["right"], numbers["yardstick"]) == pytest.approx((0.2, 0.1, 0.03))
+    unknown = claim_cells.run("entangled", "narrow_goes_broad", **birds(0.2, 0.1, follows=0.1))
+    assert "has not learnt" in unknown["cannot"]
     numbers = claim_cells.run("entangled", "motive_reinforced", **written_by(0.02, schemer=0.03))
     assert (numbers["original"], numbers["right"], numbers["yardstick"]) == pytest.approx((0.05, 0.02, 0.02))
     numbers = claim_cells.run("entangled", "sincerity_matters", **written_by(performer_high=0.08))
