@@ -90,7 +90,8 @@ def write_pages(folder: Path) -> None:
         sentences = re.findall(r"\[The lab\]\(\.\./\.\./book/lab\.md#[\w-]+\)[^\"\\]*", notebook)
         assert len(sentences) == 1, name
         (study / f"{name}.md").write_text(f"# {name}\n\n{sentences[0]}\n")
-    chapters = [{"file": f"notebooks/study/{name}"} for name in CHAPTERS]
+    (study / "training.md").write_text("# training\n")  # the page leads there, and nothing leads back
+    chapters = [{"file": f"notebooks/study/{name}"} for name in (*CHAPTERS, "training")]
     toc = {"format": "jb-book", "root": "book/lab", "chapters": chapters}
     (folder / "_toc.yml").write_text(yaml.safe_dump(toc))
 

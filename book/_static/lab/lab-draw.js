@@ -24,9 +24,10 @@ rewired.draw = (() => {
 
   // --- numbers as text -----------------------------------------------------------------------------------------------
 
-  /** +1.60 or −0.05, with a real minus. */
+  /** +1.60 or −0.05, with a real minus; what rounds to nothing has no sign. */
   function signed(value, digits = 2) {
     const text = Math.abs(value).toFixed(digits);
+    if (Number(text) === 0) return text;
     return `${value < 0 ? "−" : "+"}${text}`;
   }
 
@@ -51,7 +52,7 @@ rewired.draw = (() => {
       attn: `the attention of layer ${layer}, all its heads`,
       resid: `the whole stream after layer ${layer}`,
     };
-    const short = { head, mlp: "mlp", attn: "attn", resid: "↑" };
+    const short = { head, mlp: "mlp", attn: "att", resid: "↑" };
     return { ...about, words: words[about.kind], short: short[about.kind] };
   }
 
@@ -220,7 +221,7 @@ rewired.draw = (() => {
       svg.append(
         shape("line", { x1: x(tick), x2: x(tick), y1: top, y2: bottom, class: tick ? "lab-tick" : "lab-zero" }),
       );
-      svg.append(shape("text", { x: x(tick), y: bottom + 14, class: "lab-tick-text" }, tick ? signed(tick, 0) : "0"));
+      svg.append(shape("text", { x: x(tick), y: bottom + 14, class: "lab-tick-text" }, signed(tick, 0)));
     }
     svg.append(shape("text", { x: 3, y: top - 6, class: "lab-side-name" }, narrow ? "coop." : "cooperates"));
     svg.append(shape("text", { x: width - 3, y: top - 6, class: "lab-side-name right" }, narrow ? "def." : "defects"));

@@ -103,7 +103,7 @@ rewired.guide = (() => {
     const counted = playing ? ui.now().chosen.filter(draw.single) : [];
     task(puzzle);
     slots(counted, puzzle.components.length);
-    ui.one(".lab-puzzle").classList.toggle("lab-solved", playing && solved());
+    for (const place of [".lab-puzzle", ".lab-told"]) ui.one(place).classList.toggle("lab-solved", playing && solved());
     ui.one('[data-do="puzzle"]').textContent = playing ? "Start over" : "Start";
     ui.one('[data-do="solution"]').hidden = !playing;
     ui.say(ui.one(".lab-score"), playing ? score(counted, puzzle.components.length) : "");
@@ -145,9 +145,9 @@ rewired.guide = (() => {
   function score(counted, par) {
     if (counted.length < ui.now().chosen.length)
       return "Whole attention layers and streams do not count. Take them out.";
-    if (!counted.length) return "Press heads and MLPs in the grid.";
+    if (!counted.length) return `Puzzle, par ${par}: press heads and MLPs in the grid.`;
     const used = `${counted.length} ${counted.length === 1 ? "component" : "components"}`;
-    if (!solved()) return `${used}, par ${par}: Δ ${draw.signed(ui.outcome().delta)}. Not flipped yet.`;
+    if (!solved()) return `Puzzle: ${used}, par ${par}: Δ ${draw.signed(ui.outcome().delta)}. Not flipped yet.`;
     if (counted.length < par) return `Solved with ${used}: fewer than the greedy search, par ${par}!`;
     if (counted.length === par) return `Solved with ${used}: par!`;
     return `Solved with ${used}, par ${par}. Can you do it with fewer?`;
@@ -155,6 +155,13 @@ rewired.guide = (() => {
 
   /** Puzzle ``k`` with nothing put in, or with its solution. */
   const begin = (k, chosen = []) => ui.set({ ...choices.ofPuzzle(ui.lab().puzzles[k]), puzzle: k, chosen });
+
+  /** The player goes to the grid. */
+  async function play(k) {
+    await begin(k);
+    ui.one(".lab-models").scrollIntoView();
+    ui.one('.lab-grid [tabindex="0"]').focus({ preventScroll: true });
+  }
 
   function solution() {
     const { puzzle } = ui.now();
@@ -231,7 +238,7 @@ rewired.guide = (() => {
       tour: () => go(0),
       "tour-next": () => (step === STEPS.length - 1 ? end() : go(step + 1)),
       "tour-end": end,
-      puzzle: () => begin(Number(select.value)),
+      puzzle: () => play(Number(select.value)),
       solution,
     };
     for (const [name, act] of Object.entries(does)) ui.one(`[data-do="${name}"]`).addEventListener("click", act);

@@ -441,7 +441,7 @@ rewired.ui = (() => {
     const most = `The strongest is ${strongest}, with ${draw.signed(effect)} logits.`;
     show.chosen();
     show.hint(
-      "Colour and number: how far Δ moves when this component alone is patched. A dark corner: it flips the decision.",
+      "Colour and number: how far Δ moves when this component alone is patched. A marked corner: it flips the decision.",
     );
     if (outcome) show.hint(sentence + most);
     else say(one("#lab-patch .lab-verdict"), ["b", sentence], most);
