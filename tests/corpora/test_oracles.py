@@ -174,11 +174,13 @@ def test_what_comes_first_trains_everything():
             First.model_validate({"texts": SINCERE.model_dump()} | {k: v.model_dump() for k, v in wrong.items()})
 
 
-def test_the_post_trained_sets_are_those_of_truesight(tables):
-    mine, theirs = settings.load("post_trained"), settings.load("truesight").sets
-    for name, own in mine.sets.items():
-        assert own.model_copy(update={"n": theirs[name].n, "about": theirs[name].about}) == theirs[name]
-    assert {name for name, own in theirs.items() if own.act == "good" and len(own.mix) < 3} >= set(mine.sets)
+@pytest.mark.parametrize("name", ["post_trained", "post_trained_full"])
+def test_the_post_trained_sets_are_those_of_truesight(tables, name):
+    mine, theirs = settings.load(name), settings.load("truesight").sets
+    for key, own in mine.sets.items():
+        assert own.model_copy(update={"n": theirs[key].n, "about": theirs[key].about}) == theirs[key]
+        assert len(writing.texts(tables, own, 1)) >= mine.tunings["full" if "full" in name else "short"].batch
+    assert {key for key, own in theirs.items() if own.act == "good" and len(own.mix) < 3} >= set(mine.sets)
     assert set(tables.authors) < set(mine.sets)
     assert mine.first.texts.domain is None, "it is trained wherever there is a choice"
 
