@@ -20,6 +20,7 @@ from browsers import BROWSERS, Tab  # noqa: E402
 from rewired.execute import start  # noqa: E402
 from rewired.games import dilemma  # noqa: E402
 from rewired.models import Variants  # noqa: E402
+from rewired.profiles import Profile  # noqa: E402
 from rewired.prompts import Arrangement, Prompt, build  # noqa: E402
 from rewired.tracing import patching  # noqa: E402
 from rewired.tracing.recording import KINDS  # noqa: E402
@@ -38,8 +39,8 @@ GREEDY = [("input", "all"), ("output", "decision")]
 SETS = [["L5H2", "L5H4", "L7H3"], ["L1_MLP", "L2H1", "L3H0", "L3_ATTN", "L4_MLP", "L5H5", "L5_MLP", "L6H6", "L7H4"]]
 CASES = ["file-wasm", "http-wasm", "file-js", "http-js"]
 SCRIPTS = ("kernel", "tokenizer", "prompts", "model", "patching", "lab")
-EXACT = 1e-4
-"""The largest difference of delta that is allowed, in logits."""
+EXACT, COURSES = 1e-4, 60
+"""The largest difference of delta that is allowed (logits), and the processor seconds for how all runs learnt."""
 
 
 def prompts(count: int) -> list[tuple[Prompt, bool]]:
@@ -149,6 +150,14 @@ def measured(browser: str, case: str, folder: Path, root: str, work: tuple) -> d
             tab.close()
 
 
+def courses_time(profile: Profile) -> float:
+    """Processor seconds of the tables of how the runs learnt."""
+    begun = time.process_time()
+    with tempfile.TemporaryDirectory() as scratch:
+        export_lab.courses(profile, Path(scratch) / "courses")
+    return time.process_time() - begun
+
+
 def missed(rows: list[dict]) -> list[str]:
     """The limits that were not kept, in words."""
     limits = {f"{mode}, {positions}": EXACT for mode, positions in HOW}
@@ -183,7 +192,10 @@ def main() -> int:
             for browser, case in product(chosen.browsers, chosen.cases):
                 rows.append(measured(browser, case, folder, root, (specs, *work)))
                 print(pd.Series(rows[-1]).to_string(), "\n", flush=True)
-    problems = missed(rows)
+    took, problems = courses_time(profile), missed(rows)
+    print(f"how the runs learnt: {took:.0f} s of processor time")
+    if took > COURSES:
+        problems.append(f"how the runs learnt: {took:.0f} s of processor time, allowed {COURSES}")
     print("\n".join(problems) or "All limits are kept.")
     return int(bool(problems))
 
