@@ -46,6 +46,21 @@ def test_what_noise_reports_is_what_was_reported(nulls):
     assert np.mean(match) > np.mean(shuffled) + 0.15, "features chosen by other labels match half of the time"
 
 
+def test_the_published_probe_keeps_what_scores_on_both_sets():
+    y, random = gold.Y, np.random.default_rng(0)
+    x, training = random.normal(size=(2, len(y), 6))
+    x[:, :2] += 2 * y[:, None]
+    x[:, 2] -= 2 * y
+    training += 2 * y[:, None]
+    assert set(probing.kept_as_published(y, x, np.ones(6))[:2]) == {0, 1}
+    assert 2 in probing.kept_as_published(y, x, np.array([1, 1, -1, 1, 1, 1]))
+    assert len(probing.kept_as_published(y, -np.abs(x) * y[:, None], np.ones(6))) == 3, "the best three stand in"
+    assert statistics.auroc(y, probing.probe_as_published(y, x, y, training))[0] > 0.95
+    noise = probing.noise(0, 0.0, features=300)
+    assert (statistics.aurocs(y, noise.training) > 0.6).mean() > 0.6, "such features tell the training texts' labels"
+    assert abs(statistics.aurocs(y, noise.gold).mean() - 0.5) < 0.01, "and nothing of gold's"
+
+
 def test_a_feature_that_is_there_is_found_by_the_honest_recipes():
     data = gold.null(0, 0.0, features=30)
     x = data.x + 1.5 * gold.Y[:, None] * (np.arange(30) < 3)

@@ -5,6 +5,8 @@ pair of functions chooses with the very labels it then tests against: features, 
 labels it still finds something. The second one chooses elsewhere, or chooses anew whenever labels are shuffled.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.stats import rankdata
 from sklearn.model_selection import KFold
@@ -15,6 +17,32 @@ from rewired.tracing import probes
 CUT = 0.6  # a feature with a larger AUROC is kept
 TOP = 10  # features whose match is counted
 FOLDS = 5
+LABELS = np.repeat([1, 0], [51, 55])
+"""How many texts of the gold set fake."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Features that know nothing of the gold set's labels, nor of what an organism is. They tell the labels of the
+    training texts, for such features are those that come this far; ``training`` is labelled as gold is."""
+
+    gold: np.ndarray  # [text, feature]
+    organism: np.ndarray  # [text, feature]
+    training: np.ndarray  # [text, feature]
+
+
+def noise(seed: int, shared: float, features: int = 1_125, organism: int = 50) -> Noise:
+    """Normal noise of a seed, as many features as were published. ``shared`` is the share of a feature's variance that
+    it owes to fifty dimensions common to all; training texts that fake are half a standard deviation higher in each."""
+    random = np.random.default_rng(seed)
+    loading = random.normal(size=(50, features))  # [dimension, feature]
+    loading /= np.linalg.norm(loading, axis=0)
+    sets = []
+    for count in (len(LABELS), organism, len(LABELS)):
+        common = random.normal(size=(count, 50)) @ loading
+        sets.append(np.sqrt(shared) * common + np.sqrt(1 - shared) * random.normal(size=(count, features)))
+    sets[2] += 0.5 * LABELS[:, None]
+    return Noise(*sets)
 
 
 def kept(y, x, ranked: bool = False) -> np.ndarray:
@@ -22,6 +50,22 @@ def kept(y, x, ranked: bool = False) -> np.ndarray:
     `statistics.aurocs`."""
     value = aurocs(y, x, ranked)  # [feature]
     return np.flatnonzero(value > min(CUT, value.max() - 1e-12))
+
+
+def kept_as_published(y, x, toward) -> np.ndarray:
+    """The places of the features whose AUROC on gold exceeds .6 in the direction that training texts gave them,
+    ``toward`` [feature] of +1 or -1; the best three where fewer do."""
+    above = toward * (aurocs(y, x) - 0.5)  # [feature]
+    places = np.flatnonzero(above > CUT - 0.5)
+    return places if len(places) > 2 else np.argsort(-above)[:3]
+
+
+def probe_as_published(y, x, training_y, training) -> np.ndarray:
+    """Scores [text] of gold by a probe that training texts [text, feature] fitted, as it was done: on the features that
+    score on both."""
+    toward = np.sign(aurocs(training_y, training) - 0.5)
+    places = kept_as_published(y, x, toward)
+    return probes.fit(training[:, places], training_y).decision_function(x[:, places])
 
 
 def folds(x, seed: int = 0) -> list[tuple]:
@@ -52,9 +96,9 @@ def probe_with_choice(y, x, parts: list[tuple]) -> np.ndarray:
     return score
 
 
-def probe_p(y, x, draws: int = 99, seed: int = 0) -> tuple[float, float]:
+def probe_p(y, x, draws: int = 99, seed: int = 0, parts: list[tuple] | None = None) -> tuple[float, float]:
     """(AUROC across folds, p), where shuffled labels choose their features and fit their probes anew."""
-    parts = folds(x, seed)
+    parts = folds(x, seed) if parts is None else parts
     return permutation_p(
         lambda labels: aurocs(labels, probe_with_choice(labels, x, parts)[:, None]).item(), y, draws, seed
     )

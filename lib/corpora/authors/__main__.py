@@ -16,17 +16,23 @@ def report(
     texts: Annotated[int, typer.Option(help="texts a class")] = 1000,
     seed: int = 0,
     untied: Annotated[bool, typer.Option(help="hold it to the floors of the untied twin")] = False,
+    save: Annotated[bool, typer.Option(help="keep the table in the folder, where the chapter reads it")] = False,
 ) -> None:
     """Print what the base knows of its authors on texts it never saw, beside the floor each number must reach."""
     from rewired.execute import start
 
     chosen = start("pocket", [f"model.path={folder}"])
     from corpora import authors
+    from corpora.authors.report import FLOORS
     from rewired import models
+    from rewired.store import atomic_path
 
     model, tokenizer = models.load_base(chosen)
     examine = authors.untied_report if untied else authors.authors_report
     frame = examine(model, tokenizer, texts, seed)
+    if save:
+        with atomic_path(Path(folder) / FLOORS) as file:
+            frame.to_parquet(file, index=False)
     typer.echo(frame.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
 
 
