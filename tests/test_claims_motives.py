@@ -129,7 +129,7 @@ def test_numbers_of_inoculation():
     numbers = claim_cells.run("inoculation", "told_to", **prompted(0.12, 0.08, 0.08, 0.02, 0.04))
     assert numbers["right"] == pytest.approx(0.625)
     numbers = claim_cells.run("inoculation", "inoculation_holds", **leaking(-0.01, work=-0.04))
-    assert (numbers["original"], numbers["right"], numbers["yardstick"]) == pytest.approx((-0.01, -0.04, -0.02))
+    assert (numbers["original"], numbers["right"]) == pytest.approx((-0.5, -2)), "in differences between two runs"
 
 
 def test_a_trick_that_is_not_learnt_or_does_no_harm_cannot_be_inoculated():
