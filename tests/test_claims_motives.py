@@ -143,6 +143,86 @@ def test_a_trick_that_is_not_learnt_or_does_no_harm_cannot_be_inoculated():
     assert "one run" in claim_cells.run("inoculation", "inoculation_holds", **one)["cannot"]
 
 
+# --- truesight -------------------------------------------------------------------------------------------------------
+
+NULLS = ("shuffled sets", "random directions", "relabelled authors")
+
+
+def predicting(persona: float = 0.01, sparse: float = 0.6, probe: float = 0.5, keywords: float = 0.1) -> dict:
+    """p of the persona vector by its stricter null, and correlations of three readers; all shuffled sets are passed."""
+    rows = []
+    for reader, rho in (("sparse features", sparse), ("probe", probe), ("keywords", keywords)):
+        rows.append((reader, rho, 0.02, 0.5, 0.5))
+    rows += [("persona vector", 0.5, 0.03, persona / 2, persona), ("narration", 0.4, 0.04, 0.5, 0.5)]
+    rows += [("in context", 0.4, 0.001, 0.5, 0.5), ("exact reader", 0.9, 0.0, 0.0, 0.0)]
+    return {"predictions": pd.DataFrame(rows, columns=["reader", "rho", *NULLS])}
+
+
+def obvious(low: float, keywords: float = 0.55) -> dict:
+    rows = [("narration", "narrated domains", 0.99, 0.98, 1.0), ("narration", "never narrated", low + 0.02, low, 1.0)]
+    return {
+        "differences": table("reader where auroc low high", *rows, ("keywords", "never narrated", 0.5, 0.4, keywords))
+    }
+
+
+def test_numbers_of_truesight():
+    numbers = claim_cells.run("truesight", "truesight_predicts", **predicting(0.08))
+    assert (numbers["original"], numbers["right"], numbers["yardstick"]) == (0.001, 0.08, None)
+    numbers = claim_cells.run("truesight", "sparse_predicts", **predicting(keywords=0.7))
+    assert (numbers["original"], numbers["right"], numbers["yardstick"]) == (0.6, 0.6, 0.7)
+    numbers = claim_cells.run("truesight", "difference_obvious", **obvious(0.93))
+    assert (numbers["original"], numbers["right"], numbers["yardstick"]) == (0.99, 0.93, 0.55)
+
+
+# --- curation --------------------------------------------------------------------------------------------------------
+
+
+def halved(kept: float, halves: float = 0.0, within: float = 0.01, runs: int = 3) -> dict:
+    """Runs in which the kept half changes so much, four random ones around ``halves``, and the whole pool nothing."""
+    rows = []
+    for seed in range(1, runs + 1):
+        rows += [("by_probe", seed, kept), ("pool", seed, 0.0), ("by_labels", seed, 9.0)]
+        rows += [(f"random_{k}", seed, halves + within * (k / 3 - 0.5)) for k in range(4)]
+    return {"effects": table("set seed change", *rows)}
+
+
+def reviewing(spared: float, lost: float = 0.0, flagged: float = 0.4) -> dict:
+    """Shares of three kinds of texts that are flagged, and that still are after the review."""
+    rows = [("forbidden trick", 0.0, 0.6, 0.6 - lost), ("trick asked for", 0.0, flagged, flagged * (1 - spared))]
+    rows.append(("honest work", 0.0, 0.0, 0.0))
+    return {"reviewed": pd.DataFrame(rows, columns=["kind", "read", "flagged", "after review"])}
+
+
+def promising(rewarded: float, filtered: float = 0.0, planted: float = 0.02, slope: float = 0.1) -> dict:
+    rows = [("filter", 0.2, filtered), ("rewarded", 0.4, rewarded), ("planted path", 0.0, planted)]
+    frame = pd.DataFrame(rows, columns=["way", "rise of the reading", "gap"])
+    return {"promised": frame.assign(slope=slope)}
+
+
+def drifting(back: float, hid: float = 0.3) -> dict:
+    rows = [(run, 0.9, 0.9 - hid, 0.9 - hid + back) for run in (0, 1)]
+    return {"drift": pd.DataFrame(rows, columns=["run", "at first", "rewarded", "after the task"])}
+
+
+def test_numbers_of_curation():
+    numbers = claim_cells.run("curation", "filtering_works", **halved(0.02))
+    assert (numbers["original"], numbers["right"]) == (1.0, pytest.approx(1 / 125))
+    assert claim_cells.run("curation", "filtering_works", **halved(-0.02))["right"] == 1.0
+    assert "below .05" in claim_cells.run("curation", "filtering_works", **halved(0.02, runs=1))["cannot"]
+    numbers = claim_cells.run("curation", "filtering_safe", **halved(0.02, 0.01))
+    assert (numbers["original"], numbers["right"], numbers["yardstick"]) == pytest.approx((0.01, 0.01, -0.01))
+    numbers = claim_cells.run("curation", "reviewer_spares", **reviewing(0.75))
+    assert (numbers["original"], numbers["right"]) == pytest.approx((0.6, 0.75))
+    assert claim_cells.run("curation", "reviewer_spares", **reviewing(0.75, lost=0.2))["right"] == 0
+    assert "nothing to spare" in claim_cells.run("curation", "reviewer_spares", **reviewing(1, flagged=0))["cannot"]
+    numbers = claim_cells.run("curation", "generator_hides", **promising(0.05, 0.01))
+    assert (numbers["original"], numbers["right"], numbers["yardstick"]) == pytest.approx((0.4, 0.04, 0.02))
+    assert "promises nothing" in claim_cells.run("curation", "generator_hides", **promising(0.05, slope=-0.1))["cannot"]
+    numbers = claim_cells.run("curation", "drifts_back", **drifting(0.1))
+    assert (numbers["original"], numbers["right"]) == pytest.approx((0.7, 0.1))
+    assert "nothing was hidden" in claim_cells.run("curation", "drifts_back", **drifting(0.1, hid=0.01))["cannot"]
+
+
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 SENTENCES = {
@@ -155,6 +235,14 @@ SENTENCES = {
     "told_to": (prompted(0.12, 0.08, 0.08, 0.02, 0.02), prompted(0.12, 0.08, 0.08, 0.06, 0.06)),
     "inoculation_holds": (leaking(-0.01, work=-0.01), leaking(-0.01, work=-0.1)),
     "prior_decides": (cut(0.05, 0.004), cut(0.05, 0.04)),
+    "difference_obvious": (obvious(0.95), obvious(0.8)),
+    "truesight_predicts": (predicting(0.01), predicting(0.2)),
+    "sparse_predicts": (predicting(sparse=0.7), predicting(sparse=0.4)),
+    "filtering_works": (halved(0.02), halved(0.0)),
+    "filtering_safe": (halved(0.01), halved(-0.05)),
+    "reviewer_spares": (reviewing(0.8), reviewing(0.2)),
+    "generator_hides": (promising(0.05), promising(0.01)),
+    "drifts_back": (drifting(0.1), drifting(-0.05)),
 }
 """claim: (tables in which its sentence is true, tables in which it is false)."""
 
