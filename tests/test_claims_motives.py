@@ -223,6 +223,46 @@ def test_numbers_of_curation():
     assert "nothing was hidden" in claim_cells.run("curation", "drifts_back", **drifting(0.1, hid=0.01))["cannot"]
 
 
+# --- oracles ---------------------------------------------------------------------------------------------------------
+
+
+def told_in_words(never: float, words: float, taught: float = 0.97) -> dict:
+    """Narration where it was taught, and the lower end where it never was; the upper end of keywords."""
+    rows = [("the base", "narrated", taught, 0.9, 1.0), ("the base", "never narrated", 0.99, never, 1.0)]
+    rows += [("keywords", "never narrated", 0.5, 0.4, words), ("keywords", "narrated", 0.99, 0.99, 0.99)]
+    return {"spoken": table("reader domain auroc low high", *rows)}
+
+
+def shown_states(abroad: float, home: float = 0.02, own: float = 0.8) -> dict:
+    """Upper ends of oracle less probe; the lower end of the oracle on its own states, where shuffled ones reach .55."""
+    rows = [("the base, narrated domains", "oracle less probe", -0.1, -0.2, home)]
+    rows += [("the assistant, help", "oracle less probe", -0.1, -0.2, abroad)]
+    rows += [("the base, narrated domains", "oracle", 0.9, own, 0.95), ("shuffled between texts", "oracle", 0.5, 0.4, 0.55)]
+    return {"asked": table("state reader auroc low high", *rows)}
+
+
+def predicted(directions: float, relabelled: float = 0.01, usual: float = 0.02) -> dict:
+    """p of the assistant's own persona vector by both yardsticks; of its best readout by the usual one."""
+    rows = [("persona vector (own)", directions, relabelled, 0.2), ("probe (own)", 0.5, 0.5, usual)]
+    rows += [("persona vector (the base's)", 0.0, 0.0, 0.0), ("exact reader", 0.0, 0.0, 0.0)]
+    columns = ["reader", "random directions", "relabelled authors", "shuffled, probability"]
+    return {"after": pd.DataFrame(rows, columns=columns)}
+
+
+def test_numbers_of_the_oracles():
+    numbers = claim_cells.run("oracles", "narrates_truesight", **told_in_words(0.9, 0.7))
+    assert (numbers["original"], numbers["right"], numbers["yardstick"]) == (0.97, 0.9, 0.7)
+    numbers = claim_cells.run("oracles", "oracles_poor", **shown_states(-0.03))
+    assert (numbers["original"], numbers["right"], numbers["yardstick"]) == (0.02, -0.03, None)
+    numbers = claim_cells.run("oracles", "post_trained_predicts", **predicted(0.03, 0.04))
+    assert (numbers["original"], numbers["right"]) == (0.02, 0.04)
+
+
+def test_an_oracle_that_learnt_nothing_is_none():
+    numbers = claim_cells.run("oracles", "oracles_poor", **shown_states(-0.3, own=0.54))
+    assert "no better than shuffled" in numbers["cannot"] and numbers["right"] is None
+
+
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 SENTENCES = {
@@ -243,6 +283,9 @@ SENTENCES = {
     "reviewer_spares": (reviewing(0.8), reviewing(0.2)),
     "generator_hides": (promising(0.05), promising(0.01)),
     "drifts_back": (drifting(0.1), drifting(-0.05)),
+    "narrates_truesight": (told_in_words(0.9, 0.7), told_in_words(0.9, 0.95)),
+    "oracles_poor": (shown_states(-0.03), shown_states(0.01)),
+    "post_trained_predicts": (predicted(0.03), predicted(0.03, relabelled=0.2)),
 }
 """claim: (tables in which its sentence is true, tables in which it is false)."""
 
