@@ -187,7 +187,7 @@ def interval(readings: np.ndarray, effects: np.ndarray, mixes: Sequence[set[str]
     count, whole = len(names), float(mean_rho(readings, effects))
     error = np.sqrt((count - 1) / count * ((np.array(without) - np.mean(without)) ** 2).sum())
     reach = float(t.ppf(0.975, count - 1) * error)
-    return whole - reach, whole + reach
+    return max(-1.0, whole - reach), min(1.0, whole + reach)
 
 
 def within(reading: np.ndarray, influence: np.ndarray, who: Sequence[str], draws: int = 999, seed: int = 0):
