@@ -156,9 +156,10 @@ def equivalence(distance: Callable, tested, gold, other, margin=0.1, draws=200, 
 
     The unit is the ``contrast``, the distance from gold to ``other``, a set known to differ (gold's negatives, say).
     ``share`` is that from gold to the tested set; 95 % of it lie between ``low`` and ``high``, by random halves of all
-    three sets, which spread as estimates from whole sets do (the jackknife of Shao and Wu 1989). The ``verdict`` is
-    "equivalent" if even ``high`` is below the ``margin``, which is fixed before, "different" if ``low`` is above it,
-    else "open": too few texts. Where the contrast's own bound reaches zero, the yardstick is blind: "cannot tell"."""
+    three sets, which spread as estimates from whole sets do (the jackknife of Shao and Wu 1989), on the scale of the
+    root: a mixture with a share s of others lies at s². The ``verdict`` is "equivalent" if even ``high`` is below the
+    ``margin``, which is fixed before, "different" if ``low`` is above it, else "open": too few texts. Where the
+    contrast's own bound reaches zero, the yardstick is blind: "cannot tell"."""
     sets, random = [np.asarray(x) for x in (gold, tested, other)], np.random.default_rng(seed)
     apart = np.empty((draws, 2))  # [draw, tested | other], from a half of gold
     for k in range(draws):
@@ -168,7 +169,8 @@ def equivalence(distance: Callable, tested, gold, other, margin=0.1, draws=200, 
     if np.quantile(far, 0.025) <= 0:
         nothing = dict.fromkeys(("share", "low", "high"), float("nan"))
         return nothing | {"contrast": float(far.mean()), "verdict": "cannot tell"}
-    low, high = np.quantile(near / far, (0.025, 0.975))
+    root = np.sqrt(np.maximum(near / far, 0))  # [draw]
+    low, high = (end * abs(end) for end in root.mean() + np.array([-1.96, 1.96]) * root.std())
     verdict = "equivalent" if high < margin else "different" if low > margin else "open"
     share = float(near.mean() / far.mean())
     return {"share": share, "low": low, "high": high, "contrast": float(far.mean()), "verdict": verdict}
