@@ -41,7 +41,7 @@ class Lab:
             if self.js("return document.querySelector('#lab[data-ready]') !== null"):
                 return
             time.sleep(0.1)
-        told = "; ".join(browser_check.told(self.browser.events, ""))
+        told = "; ".join(text for text in browser_check.told(self.browser.events, "") if "another host" not in text)
         raise RuntimeError(f"The lab was not ready within three minutes. {told}")
 
     def js(self, code: str):
@@ -114,6 +114,10 @@ class Lab:
                 total += times.user + times.system
         return total
 
-    def memory(self) -> float:
-        """MB of the largest process beside the browser's own: the one that runs the page."""
-        return max(process.memory_info().rss for process in self.processes()[1:]) / 1e6
+    def memory(self) -> tuple[float, float]:
+        """MB of the process that runs the page, the largest beside the browser's own: without and with garbage."""
+        sizes = []
+        for _ in range(2):
+            sizes.append(max(process.memory_info().rss for process in self.processes()[1:]) / 1e6)
+            self.browser.call("HeapProfiler.collectGarbage")
+        return sizes[1], sizes[0]

@@ -234,7 +234,7 @@ rewired.ui = (() => {
   async function findSet() {
     stop();
     await set({ chosen: [], what: "source" });
-    if (sweep.source.delta > 0 === sweep.target.delta > 0) {
+    if (alike()) {
       say(one(".lab-verdict"), "Both models decide alike here, so no set can carry the donor's decision over.");
       return;
     }
@@ -400,9 +400,9 @@ rewired.ui = (() => {
     holder.classList.toggle("lab-flipped", Boolean(outcome?.flip));
     if (!outcome)
       return say(holder, ["b", `${alike() ? "Both models decide alike" : "The two decide differently"}: `], both());
-    const now_ = draw.decision(outcome.delta);
-    const verdict = outcome.flip ? `The decision flips: it now ${now_}.` : `The decision stands: it still ${now_}.`;
-    say(holder, `${put()}: ${moved()}. `, ["b", verdict]);
+    const decides = draw.decision(outcome.delta);
+    const verdict = outcome.flip ? `flips: it now ${decides}` : `stands: it still ${decides}`;
+    say(holder, `${put()}: ${moved()}. `, ["b", `The decision ${verdict}.`]);
   };
 
   /** What both models decide while nothing is patched. */
@@ -514,9 +514,11 @@ rewired.ui = (() => {
 
   // --- fields, keys and buttons --------------------------------------------------------------------------------------
 
-  /** Choose a value in a list, added if it is not there yet. */
+  /** Choose a value in a list; one that is not offered there is its last entry, until another takes that place. */
   function offer(select, value, text) {
-    if (![...select.options].some((option) => option.value === value)) select.add(new Option(text, value));
+    select.querySelector("[data-typed]")?.remove();
+    if (![...select.options].some((option) => option.value === value))
+      select.append(draw.element("option", { value, "data-typed": "" }, text));
     select.value = value;
   }
 
@@ -556,7 +558,8 @@ rewired.ui = (() => {
     if (name === "other") return { state: now.state[0] + value };
     if (name === "matrix") return { matrix: value.split(".").map(Number) };
     if (name === "pair") return labelled(JSON.parse(value));
-    return { [name === "text" ? "words" : name]: value };
+    if (name === "text") return { words: value || null };
+    return { [name]: value };
   }
 
   let typed = null; // what was typed waits until the fingers rest, or leave the field

@@ -52,6 +52,7 @@ window.rewired = window.rewired || {};
         Object.fromEntries(NORMS.map((name) => [name, this.gain(`layers.${layer}.${name}`)])));
       this.finalNorm = this.gain("norm");
       this.room = new Room(store, config);
+      this.recorded = [];  // the newest two recordings, megabytes each
     }
 
     /** 1 + weight, by which Gemma's norm multiplies: [d_model]. */
@@ -134,7 +135,6 @@ window.rewired = window.rewired || {};
       this.base = base;
       this.name = name;
       this.config = base.config;
-      this.recorded = null;  // the newest recording, of some megabytes
       const update = adapter ? unpacked(adapter) : {}, used = new Set();
       this.layers = Array.from({ length: this.config.depth }, (_, layer) =>
         Object.fromEntries(MODULES.map((module) => {
@@ -150,12 +150,15 @@ window.rewired = window.rewired || {};
           `The adapter of ${name} changes more than the layers' linear modules; the page cannot run it.`);
     }
 
-    /** The activations of a row of tokens at every site, and what it decides: a Recording. The last one is kept. */
+    /** The activations of a row of tokens at every site, and what it decides: a Recording. Of all models' recordings
+     * the last two are kept, those of a source and a target. */
     record(encoded) {
-      const key = encoded.ids.join() + encoded.labels.join();
-      if (this.recorded?.key !== key)
-        this.recorded = Object.assign(this.forward({ encoded, record: true }).recording, { key });
-      return this.recorded;
+      const { recorded } = this.base, key = [this.name, ...encoded.ids, ...encoded.labels].join();
+      const known = recorded.find((one) => one.key === key);
+      if (known) return known;
+      const { recording } = this.forward({ encoded, record: true });
+      this.base.recorded = [...recorded.slice(-1), Object.assign(recording, { key })];
+      return recording;
     }
 
     /** One pass. {encoded, start, below, patches, first, record}: `below` is the recording of which everything under
