@@ -237,7 +237,8 @@ def shown_states(abroad: float, home: float = 0.02, own: float = 0.8) -> dict:
     """Upper ends of oracle less probe; the lower end of the oracle on its own states, where shuffled ones reach .55."""
     rows = [("the base, narrated domains", "oracle less probe", -0.1, -0.2, home)]
     rows += [("the assistant, help", "oracle less probe", -0.1, -0.2, abroad)]
-    rows += [("the base, narrated domains", "oracle", 0.9, own, 0.95), ("shuffled between texts", "oracle", 0.5, 0.4, 0.55)]
+    rows.append(("the base, narrated domains", "oracle", 0.9, own, 0.95))
+    rows.append(("shuffled between texts", "oracle", 0.5, 0.4, 0.55))
     return {"asked": table("state reader auroc low high", *rows)}
 
 
