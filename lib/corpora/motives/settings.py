@@ -152,9 +152,9 @@ class Collection(Section):
         runs = {name: how.model_copy(update=few | {"every": 2}) for name, how in self.hacking.items()}
         changes: dict[str, Any] = {"sets": sets, "tunings": tunings, "hacking": runs, "more_seeds": ()}
         if self.first:
-            begin = {"texts": self.first.texts.model_copy(update={"n": 32})}
-            begin |= {"tuning": self.first.tuning.model_copy(update=few)}
-            changes["first"] = self.first.model_copy(update=begin)
+            texts = self.first.texts.model_copy(update={"n": 32})
+            tuning = self.first.tuning.model_copy(update=few)
+            changes["first"] = self.first.model_copy(update={"texts": texts, "tuning": tuning})
         return self.model_copy(update=changes)
 
     def jobs(self) -> list[tuple[str, str]]:
