@@ -251,7 +251,7 @@ def shown_course(lab: Lab, course: dict) -> Iterator[str]:
             if lacking := [words for words in due if words not in told]:
                 yield f"checkpoint {k} does not say {lacking}: {told!r}"
             cells = lab.js("""const cells = document.querySelectorAll('#lab-learnt .lab-cell');
-                const entry = ({dataset}) => [dataset.component, Number(dataset.value)];
+                const entry = ({dataset}) => [dataset.component, Number(dataset.value || 0)];
                 return Object.fromEntries([...cells].map(entry));""")
             added = dict(zip(course["components"], course["contribution"][k][state], strict=True))
             if any(abs(cells[name] - value) > 1e-9 for name, value in added.items() if name in cells):
