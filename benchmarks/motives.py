@@ -149,8 +149,8 @@ Row = tuple[str, str, float]
 
 
 def of_readers(seed: int, authors: int, draws: int) -> list[Row]:
-    """Every reader by every null. Four authors and shuffled sets are shown for what they are, not judged; so is a single
-    null of one number, for its draws are a probe's: the larger p of both decides there."""
+    """Every reader by every null. Four authors and shuffled sets are shown for what they are, not judged; so is a
+    single null of one number, whose draws are a probe's: the larger p of both decides there."""
     data, rows = planted(seed, authors), list[Row]()
     for reader in data.readings:
         p = {name: test(data, reader, draws) for name, test in NULLS.items()}
