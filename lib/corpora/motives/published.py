@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 from corpora import checked
 from corpora.organisms.published import Minutes as OrganismMinutes
 from corpora.organisms.published import Sae
+from rewired.decisions import end_of_turn
 from rewired.errors import RewiredError
 from rewired.models import network
 from rewired.profiles import ROOT, Section
@@ -197,11 +198,27 @@ def explain(model, tokenizer, oracle: Oracle, states, layer: int, question: str,
 
     hook = causal.get_decoder().layers[oracle.into].register_forward_hook(put)
     try:
-        row = torch.tensor([ids], device=device)  # [1, position]
-        said = model.generate(row, attention_mask=torch.ones_like(row), do_sample=False, max_new_tokens=new_tokens)
+        said = greedy(model, tokenizer, ids, new_tokens)
     finally:
         hook.remove()
-    return tokenizer.decode(said[0, len(ids) :], skip_special_tokens=True).strip()
+    return tokenizer.decode(said, skip_special_tokens=True).strip()
+
+
+def greedy(model, tokenizer, ids: Sequence[int], new_tokens: int) -> list[int]:
+    """The likeliest token after the tokens ``ids``, and after that one, until the turn ends. Token by token, so that no
+    rule of a checkpoint's generation_config.json has a say."""
+    device = model.get_input_embeddings().weight.device
+    stops = {end_of_turn(tokenizer), tokenizer.eos_token_id}
+    given, past = torch.tensor([list(ids)], device=device), None  # [1, position], later [1, 1]
+    said: list[int] = []
+    while len(said) < new_tokens:
+        out = model(given, past_key_values=past, use_cache=True)
+        token = int(out.logits[0, -1].argmax())
+        if token in stops:
+            break
+        said.append(token)
+        given, past = torch.tensor([[token]], device=device), out.past_key_values
+    return said
 
 
 if __name__ == "__main__":
