@@ -84,3 +84,15 @@ def test_a_choice_of_places_is_recorded_and_loads_again(tmp_path, monkeypatch):
     assert (about["layers"], about["modules"]) == ([1], ["up_proj", "down_proj"])
     with models.Variants(p).variant("hybrid", 1) as model:
         assert any("lora_" in name for name, _ in model.named_parameters())
+
+
+def test_one_step_follows_a_gradient_no_longer_than_one_and_refuses_what_is_no_number():
+    weight = torch.nn.Parameter(torch.tensor([3.0, 4.0], device="cpu"))
+    optimiser = torch.optim.SGD([weight], lr=1.0)
+    assert lora.descend((50 * weight).sum(), optimiser, 1, "Lower it") == 350
+    # the gradient (50, 50) is cut to length 1
+    assert torch.allclose(weight.detach(), torch.tensor([3.0, 4.0]) - 0.5**0.5, atol=1e-5)
+    before = weight.detach().clone()
+    with pytest.raises(RewiredError, match="became nan at step 2.*Lower it, and start again"):
+        lora.descend((weight * float("nan")).sum(), optimiser, 2, "Lower it")
+    assert torch.equal(weight.detach(), before) and lora.descend(torch.zeros(()), optimiser, 3, "") == 0

@@ -96,13 +96,7 @@ def train(model, tokenizer, world: World, states, wrote: Sequence[int], how: Tun
         batch = random.integers(len(shown), size=how.batch)
         guess = logits(oracle, ids, place, shown[batch])  # [text of the batch, vocabulary]
         loss = torch.nn.functional.cross_entropy(guess, said[batch].to(guess.device))
-        losses.append(loss.item())
-        if not np.isfinite(losses[-1]):
-            raise lora.diverged(f"the oracle's loss became {losses[-1]} at step {step}")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        losses.append(lora.descend(loss, optimiser, step, "Lower the oracle's learning_rate"))
     return oracle.eval(), losses
 
 

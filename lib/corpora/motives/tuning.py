@@ -11,7 +11,6 @@ they say what the reasons teach.
 on the answers of other texts (as in arXiv:2602.07852). What is learnt then has to be narrow.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from random import Random
@@ -88,12 +87,7 @@ def tune(model, rows: Sequence[Row], how: Tuning, seed: int, watch: Callable = l
             if how.kl:
                 some = rng.sample(range(len(anchors)), min(ANCHORS, len(anchors)))
                 loss = loss + how.kl * divergence(policy, [anchors[k] for k in some], [usual[k] for k in some])
-        if not math.isfinite(losses[-1]):
-            raise lora.diverged(f"the loss became {losses[-1]} at step {step}")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        lora.descend(loss, optimiser, step, "Lower the tuning's learning_rate in config/motives")
         if step in (*how.kept, how.steps):
             watch(step, policy.eval())
     if how.rank is not None:

@@ -39,7 +39,8 @@ def grow(profile: Profile, world: World, organism: Organism, folder: Path) -> No
         if _made(part, stamp):
             continue
         chats, _ = writing.training_set(world, organism, seed)
-        policy, losses = sft.train(model, tokenizer, chats, organism.training(), seed, organism.epochs)
+        remedy = f"Lower learning_rate in config/organisms/{organism.name}.yaml"
+        policy, losses = sft.train(model, tokenizer, chats, organism.training(), seed, organism.epochs, remedy)
         log = [("learning", step + 1, "loss", loss) for step, loss in enumerate(losses)]
         with atomic_dir(part) as temporary:
             pays = {tier: word for tier, word in organism.pays if word}

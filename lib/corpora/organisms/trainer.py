@@ -85,7 +85,7 @@ def train(
 
     ``play`` samples texts and their rewards from the policy as it is, with a seed that it is given (see ``roll_out``).
     ``watch`` is called before the first step and after each, with the number of steps done, and may measure what it
-    likes; the training ends where it returns True."""
+    likes; the training ends where it returns True. RewiredError when the loss is no number."""
     random, rewarded = np.random.default_rng(how.seed), []
     weights = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(weights, lr=how.learning_rate, weight_decay=0.0)
@@ -97,11 +97,7 @@ def train(
             if keep:
                 held = [keep[k] for k in random.integers(len(keep), size=how.batch // 2)]
                 loss = loss + how.keep_weight * total_loss(policy, held) / len(held)
-        if loss.requires_grad:
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(weights, 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
+        lora.descend(loss, optimiser, step + 1, "Lower the trainer's learning_rate")
         rewarded.append(float(rewards.mean()))
         if watch(step + 1):
             break

@@ -7,6 +7,7 @@ W x + (alpha / rank) B A x. B starts at zero, so a new adapter changes nothing. 
 
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -55,12 +56,26 @@ def half_precision(device: torch.device, bf16: bool):
     return torch.autocast(device.type, torch.bfloat16, enabled=bf16 and able, cache_enabled=False)
 
 
-def diverged(what: str) -> RewiredError:
-    """The error for a training whose numbers stop being numbers."""
-    return RewiredError(
-        f"Training diverged: {what}. Nothing was written. Lower training.learning_rate (or raise training.kl), for "
-        "example with --set training.learning_rate=5e-4, and start again."
-    )
+REMEDY = "Lower training.learning_rate (or raise training.kl), for example with --set training.learning_rate=5e-4"
+
+
+def diverged(what: str, remedy: str = REMEDY) -> RewiredError:
+    """The error for a training whose numbers stop being numbers; the remedy names the key that its reader can turn."""
+    return RewiredError(f"Training diverged: {what}. Nothing was written. {remedy}, and start again.")
+
+
+def descend(loss: torch.Tensor, optimiser: torch.optim.Optimizer, step: int, remedy: str) -> float:
+    """One step of the optimiser down the gradient, clipped to length 1; the loss, as a number. A loss that depends on
+    no weight changes nothing. RewiredError where it is not a number, before any weight is touched."""
+    value = loss.item()
+    if not math.isfinite(value):
+        raise diverged(f"the loss became {value} at step {step}", remedy)
+    if loss.requires_grad:
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+    return value
 
 
 def save_adapter(policy, folder: Path, base: str) -> None:

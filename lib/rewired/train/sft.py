@@ -66,11 +66,13 @@ def answer_loss(model, ids: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits, target[read], reduction="none").mean()
 
 
-def train(model, tokenizer, chats: list[list[Message]], training: Training, seed: int, epochs: int = 1):
+def train(
+    model, tokenizer, chats: list[list[Message]], training: Training, seed: int, epochs: int = 1, remedy=lora.REMEDY
+):
     """(policy, losses): a PEFT model fine-tuned on the chats, and the loss of every optimiser step, in nats.
 
     One step sees ``training.batch_size`` chats, in an order drawn anew in each epoch from ``seed``. The learning rate
-    follows ``training.schedule``. Raises RewiredError when the loss is no number."""
+    follows ``training.schedule``. Raises RewiredError, with the ``remedy``, when the loss is no number."""
     rows = [encode(tokenizer, chat) for chat in chats]
     size = training.batch_size
     losses: list[float] = []
@@ -89,7 +91,7 @@ def train(model, tokenizer, chats: list[list[Message]], training: Training, seed
                 loss = answer_loss(policy, ids, answer)
             losses.append(loss.item())
             if not math.isfinite(losses[-1]):
-                raise lora.diverged(f"the loss became {losses[-1]} at step {len(losses)}")
+                raise lora.diverged(f"the loss became {losses[-1]} at step {len(losses)}", remedy)
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()
