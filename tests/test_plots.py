@@ -321,3 +321,18 @@ def test_tables_set_words_apart_from_numbers():
     assert re.findall(r"<td([^>]*)>([^/]*)</", html) == [
         (' class="words"', "one"), ("", "1.00"), (' class="words"', "<b>two"), ("", "–"), ("", "3 of 4"), ("", "2.00"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("values", "least", "told"),
+    [
+        ([0.0, 0.0, 0.1], 0, "0.03 (0.00 to 0.18)"),
+        ([0.0, 0.0, 0.1], -1, "0.03 (-0.11 to 0.18)"),
+        ([0.9, 1.0], 0, "0.95 (0.31 to 1.00)"),
+        ([-0.001], -1, "0.00"),
+        ([-0.001, -0.001], -1, "0.00 (0.00 to 0.00)"),
+        ([np.nan], -1, "–"),
+    ],
+)
+def test_a_mean_over_runs_ends_where_such_a_number_has_to(values, least, told):
+    assert plots.over_runs(pd.Series(values), least) == told

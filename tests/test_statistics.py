@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.stats import binom, ks_2samp, norm
+from scipy.stats import binom, ks_2samp, norm, sem, t
 from sklearn.metrics import roc_auc_score
 
 from rewired import statistics
@@ -103,6 +103,23 @@ def test_the_interval_holds_what_the_permutation_does_not_reject():
     assert wider[0] < low and high < wider[1]
     shuffled = RANDOM.permutation(len(values))
     assert statistics.cluster_interval(values[shuffled], [clusters[k] for k in shuffled]) == pytest.approx((low, high))
+
+
+def test_the_interval_of_a_mean_is_students_and_covers():
+    values = np.array([0.2, np.nan, 0.5, 0.3])
+    mean, low, high = statistics.mean_interval(values)
+    known = values[[0, 2, 3]]
+    assert (low, high) == pytest.approx(t.interval(0.95, 2, known.mean(), sem(known)))
+    assert mean == pytest.approx(1 / 3)
+    random = np.random.default_rng(0)
+    ends = [statistics.mean_interval(random.normal(size=3))[1:] for _ in range(2_000)]
+    assert np.mean([low < 0 < high for low, high in ends]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_one_run_has_no_interval():
+    assert statistics.mean_interval([0.4])[0] == 0.4
+    assert np.isnan(statistics.mean_interval([0.4, np.nan])[1:]).all()
+    assert np.isnan(statistics.mean_interval([])).all()
 
 
 def test_few_clusters_allow_no_interval():

@@ -25,6 +25,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
 from rewired.games import STATES
+from rewired.statistics import mean_interval
 from rewired.store import atomic_path
 
 MODELS = ("base", "strategic", "deontological", "utilitarian", "hybrid")
@@ -72,6 +73,17 @@ def table(frame: pd.DataFrame, decimals: int = 2) -> HTML:
     text = frame.to_html(index=False, border=0, float_format=number, na_rep="–", classes="rewired-table", escape=False)
     text = re.sub(r"<td>(?=[A-Za-z<])", '<td class="words">', text)  # the style sheet sets words left, numbers right
     return HTML(f'<div class="rewired-scroll" style="overflow-x:auto">{text}</div>')
+
+
+def over_runs(values, least: float = -1.0) -> str:
+    """The mean over runs of a share (``least`` 0), or of a difference of shares, as text, with its 95 % interval where
+    there are several runs. The interval ends where such a number has to."""
+    mean, low, high = mean_interval(values)
+    if np.isnan(mean):
+        return "–"
+    # no -0.00
+    told, least_told, most_told = (f"{round(float(end), 2) + 0.0:.2f}" for end in (mean, max(least, low), min(1, high)))
+    return told if np.isnan(low) else f"{told} ({least_told} to {most_told})"
 
 
 def quote(*texts: str) -> HTML:

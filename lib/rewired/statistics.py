@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
-from scipy.stats import ks_2samp, norm, rankdata
+from scipy.stats import ks_2samp, norm, rankdata, t
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
@@ -18,6 +18,17 @@ def binomial_interval(successes, trials, level: float = 0.95, family: int = 1) -
     with np.errstate(invalid="ignore", divide="ignore"):
         lower, upper = proportion_confint(successes, trials, alpha=(1 - level) / family, method="beta")
     return np.nan_to_num(lower, nan=0.0), np.nan_to_num(upper, nan=1.0)
+
+
+def mean_interval(values, level: float = 0.95) -> tuple[float, float, float]:
+    """The mean of values that are drawn apart from each other, such as one a run, and Student's interval of it: (mean,
+    low, high). Missing ones are left out; of fewer than two there is no interval: NaN."""
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    if len(values) < 2:
+        return values.mean() if len(values) else np.nan, np.nan, np.nan
+    reach = t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return values.mean(), values.mean() - reach, values.mean() + reach
 
 
 def paired_permutation(
