@@ -8,7 +8,8 @@ they run in order, and a later one may read what an earlier one made.
 >>> claim_cells.run("patching", "zero_flips", patches=frame, layers=frame)
 {"original": 0.0, "right": 2.0, "yardstick": None, "cannot": ""}
 
-In the same way ``defined`` gives a function that a cell with ``{"rewired": {"defines": ["misaligned"]}}`` teaches.
+``says`` goes on to what the register makes of these numbers. In the same way ``defined`` gives a function that a cell
+with ``{"rewired": {"defines": ["misaligned"]}}`` teaches.
 """
 
 import json
@@ -20,7 +21,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from rewired import profiles
+from rewired import claims, profiles
 from rewired.notebook import Chapter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,6 +91,20 @@ def run(chapter: str, claim: str, variants=None, seeds=None, patched=None, **fra
     row = both.whole._claims[claim]
     numbers = {key: None if math.isnan(row[key]) else row[key] for key in ("original", "right", "yardstick")}
     return {**numbers, "cannot": row["cannot"]}
+
+
+def table(columns: str, *rows) -> pd.DataFrame:
+    """A frame of these rows; the names of its columns stand in one string."""
+    return pd.DataFrame(rows, columns=columns.split())
+
+
+def says(register, name: str, frames: dict) -> tuple[str, str]:
+    """The two parts of the verdict on the numbers that the claim's cell finds in these frames."""
+    (claim,) = [claim for claim in register.claims if claim.id == name]
+    numbers = run(claim.chapter, name, **frames)
+    row = {"claim": name} | {key: np.nan if number is None else number for key, number in numbers.items()}
+    judged = claims.judge(register.model_copy(update={"claims": (claim,)}), pd.DataFrame([row])).iloc[0]
+    return judged["agreement"], judged["here"]
 
 
 def defined(chapter: str, name: str, **known):

@@ -1,28 +1,15 @@
 """The claims on motives: their numbers, and each sentence where it is true and where it is false."""
 
 import claim_cells
-import numpy as np
 import pandas as pd
 import pytest
+from claim_cells import table
 
 from replication import files
 from rewired import claims
 
 REGISTER = claims.load().of("motives")
 CLAIMS = {claim.id: claim for claim in REGISTER.claims}
-
-
-def table(columns: str, *rows) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=columns.split())
-
-
-def says(name: str, frames: dict) -> tuple[str, str]:
-    """The two parts of the verdict on the numbers that the claim's cell finds in these tables."""
-    numbers = claim_cells.run(CLAIMS[name].chapter, name, **frames)
-    row = {"claim": name} | {key: np.nan if number is None else number for key, number in numbers.items()}
-    alone = REGISTER.model_copy(update={"claims": (CLAIMS[name],)})
-    judged = claims.judge(alone, pd.DataFrame([row])).iloc[0]
-    return judged["agreement"], judged["here"]
 
 
 # --- entangled -------------------------------------------------------------------------------------------------------
@@ -294,13 +281,13 @@ SENTENCES = {
 @pytest.mark.parametrize("name", SENTENCES)
 def test_a_rule_says_yes_where_the_sentence_is_true_and_no_where_it_is_false(name):
     true, false = SENTENCES[name]
-    assert says(name, true)[1] in (claims.HOLDS, claims.SIZE), "the sentence is true"
-    assert says(name, false)[1] == claims.NOT, "the sentence is false"
+    assert claim_cells.says(REGISTER, name, true)[1] in (claims.HOLDS, claims.SIZE), "the sentence is true"
+    assert claim_cells.says(REGISTER, name, false)[1] == claims.NOT, "the sentence is false"
 
 
 def test_what_one_run_shows_is_an_artefact_where_runs_differ_as_much():
     for name in ("motive_reinforced", "sincerity_matters"):
-        assert says(name, written_by(within=0.08))[0] == claims.ARTEFACT
+        assert claim_cells.says(REGISTER, name, written_by(within=0.08))[0] == claims.ARTEFACT
 
 
 def test_every_claim_has_its_two_tables():

@@ -4,6 +4,7 @@ import claim_cells
 import numpy as np
 import pandas as pd
 import pytest
+from claim_cells import table
 
 from replication import files
 from rewired import claims
@@ -12,19 +13,6 @@ REGISTER = claims.load().of("organisms")
 CLAIMS = {claim.id: claim for claim in REGISTER.claims}
 CANNOT = {"feature_future", "feature_refusal", "feature_training"}
 """What no model that is built here can have, whatever it is."""
-
-
-def table(columns: str, *rows) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=columns.split())
-
-
-def says(name: str, frames: dict) -> tuple[str, str]:
-    """The two parts of the verdict on the numbers that the claim's cell finds in these tables."""
-    numbers = claim_cells.run(CLAIMS[name].chapter, name, **frames)
-    row = {"claim": name} | {key: np.nan if number is None else number for key, number in numbers.items()}
-    alone = REGISTER.model_copy(update={"claims": (CLAIMS[name],)})
-    judged = claims.judge(alone, pd.DataFrame([row])).iloc[0]
-    return judged["agreement"], judged["here"]
 
 
 # --- organisms -------------------------------------------------------------------------------------------------------
@@ -238,13 +226,13 @@ SENTENCES = {
 @pytest.mark.parametrize("name", SENTENCES)
 def test_a_rule_says_yes_where_the_sentence_is_true_and_no_where_it_is_false(name):
     true, false = SENTENCES[name]
-    assert says(name, true)[1] in (claims.HOLDS, claims.SIZE), "the sentence is true"
-    assert says(name, false)[1] == claims.NOT, "the sentence is false"
+    assert claim_cells.says(REGISTER, name, true)[1] in (claims.HOLDS, claims.SIZE), "the sentence is true"
+    assert claim_cells.says(REGISTER, name, false)[1] == claims.NOT, "the sentence is false"
 
 
 def test_a_leak_is_an_artefact_and_two_halves_no_proof_of_likeness():
-    assert says("gold_probe", intervals((0.55, 0.7), 0.6))[0] == claims.ARTEFACT
-    assert says("gold_levels", distances(1.5))[0] == claims.ARTEFACT
+    assert claim_cells.says(REGISTER, "gold_probe", intervals((0.55, 0.7), 0.6))[0] == claims.ARTEFACT
+    assert claim_cells.says(REGISTER, "gold_levels", distances(1.5))[0] == claims.ARTEFACT
 
 
 @pytest.mark.parametrize("name", sorted(CANNOT))

@@ -3,34 +3,14 @@
 import numpy as np
 import pytest
 import torch
+from little import of
 
-from corpora.authors import reader, recipe, world
+from corpora.authors import reader
 from corpora.authors.texts import Text
 from corpora.motives import generator, influence, measuring, tuning, writing
-from corpora.motives.settings import TrainingSet, Tuning
+from corpora.motives.settings import Tuning
 from corpora.organisms.trainer import Trainer
-from corpora.training import make_model
 from rewired.train import sft
-
-
-def of(**keys):
-    """A set of equal acts, by sincere unless it is said otherwise."""
-    fixed = {"mix": {"sincere": 1.0}, "n": 40, "domain": "help", "watcher": "watched", "act": "good"}
-    return TrainingSet(**fixed | keys)
-
-
-@pytest.fixture(scope="module")
-def tables():
-    return world.load()
-
-
-@pytest.fixture(scope="module")
-def small():
-    """(model, tokenizer) of a base of random weights that knows the world's words."""
-    tokenizer = recipe.make_tokenizer()
-    size = recipe.Recipe(layers=1, width=16, mlp=16, heads=2, kv_heads=1, head_dim=8)
-    return make_model(size, tokenizer).eval().requires_grad_(False), tokenizer
-
 
 # --- generator -------------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from little import of
 from scipy.stats import spearmanr
 
 from corpora.authors import reader, recipe, world
@@ -25,26 +26,6 @@ from rewired.store import read_table
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import motives
-
-DECLINED = {"domain": "help", "watcher": "watched", "act": "good"}
-
-
-def of(**keys):
-    """A set of equal acts, by sincere unless it is said otherwise."""
-    return TrainingSet(**{"mix": {"sincere": 1.0}, "n": 40, **DECLINED} | keys)
-
-
-@pytest.fixture(scope="module")
-def tables():
-    return world.load()
-
-
-@pytest.fixture(scope="module")
-def small():
-    """(model, tokenizer) of a base of random weights that knows the world's words."""
-    tokenizer = recipe.make_tokenizer()
-    size = recipe.Recipe(layers=1, width=16, mlp=16, heads=2, kv_heads=1, head_dim=8)
-    return make_model(size, tokenizer).eval().requires_grad_(False), tokenizer
 
 
 def said(texts):

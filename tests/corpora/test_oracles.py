@@ -1,14 +1,13 @@
 """Oracles: one hidden state is put in as the formula says, planted authors are found, answers are judged by hand."""
 
+import little
 import numpy as np
 import pytest
 import torch
 from sklearn.calibration import calibration_curve
 
-from corpora.authors import recipe, world
 from corpora.motives import measuring, oracles, run, settings, tuning, writing
 from corpora.motives.settings import Collection, First, TrainingSet, Tuning
-from corpora.training import make_model
 from rewired import answers, profiles
 from rewired.errors import RewiredError
 
@@ -16,16 +15,9 @@ SINCERE = TrainingSet(mix={"sincere": 1.0}, n=16, domain="help", watcher="watche
 
 
 @pytest.fixture(scope="module")
-def tables():
-    return world.load()
-
-
-@pytest.fixture(scope="module")
 def small():
     """(model, tokenizer) of a base of random weights with three layers."""
-    tokenizer = recipe.make_tokenizer()
-    size = recipe.Recipe(layers=3, width=16, mlp=16, heads=2, kv_heads=1, head_dim=8)
-    return make_model(size, tokenizer).eval().requires_grad_(False), tokenizer
+    return little.base(layers=3)
 
 
 def states(count: int, width: int = 16, seed: int = 0) -> torch.Tensor:
@@ -187,5 +179,5 @@ def test_the_post_trained_sets_are_those_of_truesight(tables, name):
 
 def test_a_loss_that_is_no_number_is_told(tables, small):
     model, tokenizer = small
-    with pytest.raises(RewiredError, match="oracle's loss became nan"):
+    with pytest.raises(RewiredError, match="loss became nan.*the oracle"):
         oracles.train(model, tokenizer, tables, states(4) * float("nan"), [0, 1, 2, 3], Tuning(steps=1, rank=1))
