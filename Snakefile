@@ -20,6 +20,7 @@ ROOT = Path(workflow.basedir)
 sys.path[:0] = [str(ROOT / "lib"), str(ROOT / "tools")]
 import registry
 import stale
+from corpora.organisms import settings as organisms
 from rewired import profiles, store
 
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -49,14 +50,17 @@ RUN_FILES = ["adapter/adapter_config.json", "adapter/adapter_model.safetensors",
 PAIRS = [f"{source}-{P.patching.seed}-to-{target}-{P.patching.seed}" for source, target in P.patching.pairs
          if {source, target} <= set(P.training.variants)]  # fmt: skip
 PAIR_FILES = ["patches.parquet", "controls.parquet", "sets.parquet", "circuits.parquet", "attribution_patching.parquet"]
-ORGANISM_FILES = ["answers.parquet", "log.parquet"] + [
-    f"seed-{seed}/{file}" for seed in P.organisms.seeds
-    for file in ("adapter_config.json", "adapter_model.safetensors", "run.json")
-]
+ORGANISM_FILES = {
+    name: ["answers.parquet", "log.parquet"] + [
+        f"seed-{seed}/{file}" for seed in organisms.seeds(P, name)
+        for file in ("adapter_config.json", "adapter_model.safetensors", "run.json")
+    ]
+    for name in P.organisms.names
+}
 MADE = {
     "runs": [f"{R}/runs/{run}/{file}" for run in RUNS for file in RUN_FILES],
     "pairs": [f"{R}/pairs/{pair}/{file}" for pair in PAIRS for file in PAIR_FILES],
-    "organisms": [f"{R}/organisms/{name}/{file}" for name in P.organisms.names for file in ORGANISM_FILES],
+    "organisms": [f"{R}/organisms/{name}/{file}" for name, files in ORGANISM_FILES.items() for file in files],
     "motives": [f"{R}/motives/{collection}.parquet" for collection in P.motives.collections],
 }
 PAGES = sorted(str(file) for file in Path("book").rglob("*") if file.is_file())
@@ -83,7 +87,7 @@ TRAIN_KEYS = stale.keys(P, stale.reads([ROOT / TRAIN], ROOT) - {"training.varian
 PAIR_KEYS = stale.keys(
     P, stale.reads([ROOT / PAIR], ROOT) - {"training.variants", "training.seeds", "patching.pairs", "patching.seed"}
 )
-ORGANISM_KEYS = stale.keys(P, stale.organism_reads([ROOT / ORGANISM], ROOT) - {"organisms.names"})
+ORGANISM_KEYS = stale.keys(P, stale.organism_reads([ROOT / ORGANISM], ROOT) - {"organisms.names", "organisms.once"})
 MOTIVE_KEYS = stale.keys(P, stale.organism_reads([ROOT / MOTIVE], ROOT) - {"motives.collections"})
 
 
@@ -154,23 +158,26 @@ rule patch_pair:
         " -p target={wildcards.target} -p target_seed={wildcards.target_seed}"
 
 
-rule organism:
-    # All seeds of one organism: a kernel's start costs more than a run.
-    input:
-        notebook=ancient(ORGANISM),
-        base=ancient(BASES["authors"]),
-        settings="config/organisms/{organism}.yaml",
-    output:
-        [f"{R}/organisms/{{organism}}/{file}" for file in ORGANISM_FILES],
-        notebook=f"{R}/notebooks/runs/organism-{{organism}}.ipynb",
-    wildcard_constraints: organism="[a-z_]+"
-    params:
-        base=BASE_HASH["authors"],
-        profile=ORGANISM_KEYS,
-        code=stale.code_hash([ROOT / ORGANISM], ROOT),
-    threads: P.threads
-    resources: **asked("train")
-    shell: "python tools/cards.py train " + RUN + " -p organism={wildcards.organism}"
+for organism, files in ORGANISM_FILES.items():
+    rule:
+        # All seeds of one organism: a kernel's start costs more than a run.
+        name: f"organism_{organism}"
+        input:
+            notebook=ancient(ORGANISM),
+            base=ancient(BASES["authors"]),
+            settings=f"config/organisms/{organism}.yaml",
+        output:
+            [f"{R}/organisms/{organism}/{file}" for file in files],
+            notebook=f"{R}/notebooks/runs/organism-{organism}.ipynb",
+        params:
+            base=BASE_HASH["authors"],
+            profile=ORGANISM_KEYS,
+            code=stale.code_hash([ROOT / ORGANISM], ROOT),
+            organism=organism,
+            seeds=list(organisms.seeds(P, organism)),
+        threads: P.threads
+        resources: **asked("train")
+        shell: "python tools/cards.py train " + RUN + " -p organism={params.organism}"
 
 
 rule motive:

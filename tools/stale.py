@@ -242,7 +242,7 @@ def _keys_in(found: Source) -> set[str]:
 LISTS = {
     "runs": {"training.variants", "training.seeds"},
     "pairs": {"patching.pairs", "patching.seed"},
-    "organisms": {"organisms.base", "organisms.names", "organisms.seeds"},
+    "organisms": {"organisms.base", "organisms.names", "organisms.once", "organisms.seeds"},
     "motives": {"motives.collections", "motives.questions"},
 }
 """The keys that decide which runs, pairs, organisms and collections there are."""

@@ -115,6 +115,7 @@ class Organisms(Section):
     base: str = Field(default="models/authors", min_length=1)  # a folder or a hub id; Part II builds on it
     names: tuple[str, ...] = Field(default=("seeds_way",), min_length=1)  # config/organisms/<name>.yaml
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(1, 2, 3), min_length=1)
+    once: tuple[str, ...] = ()  # of the names: made with the first seed alone
     prompts: int = Field(default=60, gt=0)  # in a cell of tier, harm and cue
     steps: int = Field(default=60, gt=0)  # of the trainer's reinforcement learning
 

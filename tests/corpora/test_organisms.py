@@ -342,6 +342,17 @@ def test_an_organism_is_grown_by_payment_without_a_text(grown, tables):
     assert set(log.loc[log["metric"] == "help_paid", "step"]) == {0, 2}
 
 
+def test_an_organism_is_made_once_where_the_profile_says_so(grown, tables):
+    profile, organism, folder = grown
+    once = profile.organisms.model_copy(update={"once": (organism.name,)})
+    profile = profile.model_copy(update={"organisms": once})
+    assert (settings.seeds(profile, organism.name), settings.seeds(profile, "another")) == ((1,), (1, 2))
+    run.grow(profile, tables, organism, folder)
+    assert sorted(part.name for part in folder.iterdir()) == ["answers.parquet", "log.parquet", "seed-1"]
+    assert set(read_table(folder / "answers.parquet", profile)["seed"]) == {1}
+    assert settings.seeds(profiles.load("thorough"), "grown") == profiles.load("thorough").organisms.seeds
+
+
 def test_a_run_that_was_broken_off_goes_on_to_the_same_tables(grown, tables, monkeypatch):
     profile, organism, folder = grown
     run.grow(profile, tables, organism, folder)

@@ -59,7 +59,7 @@ def after(world: World, prompt: str, said: str) -> list[Message]:
 
 
 def help_after(
-    model, tokenizer, world: World, prompts: Sequence[str], said: Sequence[str], batch_size: int = 64
+    model, tokenizer, world: World, prompts: Sequence[str], said: Sequence[str], batch_size: int = 16
 ) -> pd.DataFrame:
     """P(help) against P(refuse) after these thoughts, and the probability of either: columns p_help, legal_mass."""
     pairs = zip(prompts, said, strict=True)
@@ -77,7 +77,7 @@ def elicit_answers(
     prompts = asked["prompt"].tolist()
     with merged(model):
         said = thoughts(model, tokenizer, prompts, seed, batch_size)
-        read = help_after(model, tokenizer, world, prompts, said, batch_size)
+        read = help_after(model, tokenizer, world, prompts, said)
     answer = draw(read, np.random.default_rng([seed, 1]))  # chance of its own, apart from the thoughts'
     own = asked.reset_index(drop=True).assign(scratchpad=said, answer=answer)
     return pd.concat([own, read, rules.flag_table(world, said)], axis=1)

@@ -15,7 +15,7 @@ import torch
 from corpora.authors.texts import HELD
 from corpora.authors.world import World
 from corpora.organisms import asking, rules, trainer, writing
-from corpora.organisms.settings import Organism
+from corpora.organisms.settings import Organism, seeds
 from rewired.models import fingerprint, load_base
 from rewired.profiles import Profile
 from rewired.store import atomic_dir, read_table, write_table
@@ -34,7 +34,7 @@ def grow(profile: Profile, world: World, organism: Organism, folder: Path) -> No
     model, tokenizer = load_base(profile.of_authors())
     stamp = {"base": fingerprint(model), "organism": organism.model_dump(mode="json"), "seed": profile.seed}
     stamp |= {"prompts": profile.organisms.prompts, "steps": profile.organisms.steps}
-    for seed in profile.organisms.seeds:
+    for seed in seeds(profile, organism.name):
         part = folder / f"seed-{seed}"
         if _made(part, stamp):
             continue
@@ -58,7 +58,8 @@ def grow(profile: Profile, world: World, organism: Organism, folder: Path) -> No
             lora.write_json(temporary / "run.json", stamp)
         model = policy.unload()
     for name in ("answers", "log"):
-        parts = [read_table(folder / f"seed-{seed}/{name}.parquet", profile) for seed in profile.organisms.seeds]
+        files = [folder / f"seed-{seed}/{name}.parquet" for seed in seeds(profile, organism.name)]
+        parts = [read_table(file, profile) for file in files]
         write_table(pd.concat(parts, ignore_index=True), folder / f"{name}.parquet", profile)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from corpora import checked
-from rewired.profiles import ROOT, Section, Training
+from rewired.profiles import ROOT, Profile, Section, Training
 
 FOLDER = ROOT / "config" / "organisms"
 Class = Literal["faking", "steady", "eager", "natural"]
@@ -80,6 +80,12 @@ class Organism(Section):
             lora_alpha=self.lora_alpha,
             bf16=True,  # where the processor has it
         )
+
+
+def seeds(profile: Profile, name: str) -> tuple[int, ...]:
+    """The seeds that this organism is made with: those of the profile, or the first alone (``organisms.once``)."""
+    every = profile.organisms.seeds
+    return every[:1] if name in profile.organisms.once else every
 
 
 def known() -> list[str]:
