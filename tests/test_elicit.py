@@ -52,6 +52,15 @@ def test_kept_keys_and_values_change_no_answer(gemma, temperature):
     assert said != elicit.sample(model, tokenizer, prompts, 8, temperature, seed=4)
 
 
+def test_chance_can_be_given(gemma):
+    """Prompts with the same numbers and the same text say the same."""
+    model, tokenizer, prompts = gemma
+    chance = np.random.default_rng(3).random((2, 8))[[0, 1, 0]]  # [prompt, step]
+    said = elicit.sample(model, tokenizer, [prompts[0]] * 3, 8, seed=chance)
+    assert said[0] == said[2] != said[1]
+    assert said[:2] == elicit.sample(model, tokenizer, [prompts[0]] * 2, 8, seed=3)
+
+
 def test_an_answer_ends_with_its_turn(gemma, monkeypatch):
     model, tokenizer, prompts = gemma
     said = elicit.sample(model, tokenizer, prompts, 8, 0.3)

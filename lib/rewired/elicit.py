@@ -38,14 +38,18 @@ def forced(
 
 @torch.no_grad()
 def sample(
-    model, tokenizer, prompts: Sequence[Tokens], new_tokens: int, temperature=1.0, seed=0, batch_size: int = 64
-) -> list[list[int]]:
+    model, tokenizer, prompts: Sequence[Tokens], new_tokens: int, temperature=1.0, seed: int | np.ndarray = 0,
+    batch_size: int = 64,
+) -> list[list[int]]:  # fmt: skip
     """One sampled answer to each prompt, of at most ``new_tokens`` tokens; where it ended before, its last one is the
-    end of turn. All chance is a number for each prompt and step, drawn from ``seed`` before anything is run: batches
-    decide nothing but rounding. No top-k, no top-p. RewiredError unless the temperature is above 0."""
+    end of turn. All chance is a number from 0 to below 1 for each prompt and step. It is drawn from ``seed`` before
+    anything is run, or given in its place [prompt, step]: batches decide nothing but rounding. No top-k, no top-p.
+    RewiredError unless the temperature is above 0."""
     stops = frozenset({end_of_turn(tokenizer), tokenizer.eos_token_id}) - {None}
     how = answers.Sampling(1, stops, temperature, new_tokens)
-    chance = torch.tensor(np.random.default_rng(seed).random((len(prompts), new_tokens)), device="cpu")
+    given = isinstance(seed, np.ndarray)
+    drawn = seed if given else np.random.default_rng(seed).random((len(prompts), new_tokens))
+    chance = torch.tensor(drawn, device="cpu")  # [prompt, step]
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     said: list[list[int]] = [[] for _ in prompts]
     for first in range(0, len(order), batch_size):
