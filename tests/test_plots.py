@@ -336,3 +336,8 @@ def test_tables_set_words_apart_from_numbers():
 )
 def test_a_mean_over_runs_ends_where_such_a_number_has_to(values, least, told):
     assert plots.over_runs(pd.Series(values), least) == told
+
+
+def test_no_table_shows_a_negative_zero():
+    shown = plots.table(pd.DataFrame({"name": ["a"], "value": [-0.001], "other": [-0.012]})).data
+    assert "-0.00" not in shown and "-0.01" in shown

@@ -69,7 +69,7 @@ def table(frame: pd.DataFrame, decimals: int = 2) -> HTML:
 
     Cells that are text may hold HTML. Put the column that answers second: a telephone shows the first two whole."""
     frame = frame.rename_axis(columns=None)
-    number = f"{{:.{decimals}f}}".format
+    number = f"{{:z.{decimals}f}}".format  # z: no -0.00
     text = frame.to_html(index=False, border=0, float_format=number, na_rep="–", classes="rewired-table", escape=False)
     text = re.sub(r"<td>(?=[A-Za-z<])", '<td class="words">', text)  # the style sheet sets words left, numbers right
     return HTML(f'<div class="rewired-scroll" style="overflow-x:auto">{text}</div>')
@@ -81,9 +81,7 @@ def over_runs(values, least: float = -1.0) -> str:
     mean, low, high = mean_interval(values)
     if np.isnan(mean):
         return "–"
-    # no -0.00
-    told, least_told, most_told = (f"{round(float(end), 2) + 0.0:.2f}" for end in (mean, max(least, low), min(1, high)))
-    return told if np.isnan(low) else f"{told} ({least_told} to {most_told})"
+    return f"{mean:z.2f}" if np.isnan(low) else f"{mean:z.2f} ({max(least, low):z.2f} to {min(1, high):z.2f})"
 
 
 def quote(*texts: str) -> HTML:
