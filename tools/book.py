@@ -18,6 +18,7 @@ import cards
 import registry
 import yaml
 
+from corpora.organisms import settings as organisms
 from rewired import games, profiles, prompts, store
 from rewired.errors import RewiredError, choice
 
@@ -53,6 +54,8 @@ def check(profile: profiles.Profile) -> None:
     for chapter in profile.chapters:
         if chapter not in known:
             raise choice("chapter", chapter, known)
+    for organism in (*profile.organisms.names, *profile.organisms.once):
+        organisms.load(organism)
     for wording in profile.training.wordings:
         if wording not in prompts.WORDINGS:
             raise choice("wording", wording, prompts.WORDINGS)

@@ -72,7 +72,7 @@ def descend(loss: torch.Tensor, optimiser: torch.optim.Optimizer, step: int, rem
         raise diverged(f"the loss became {value} at step {step}", remedy)
     if loss.requires_grad:
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 1.0)
+        torch.nn.utils.clip_grad_norm_([weight for group in optimiser.param_groups for weight in group["params"]], 1.0)
         optimiser.step()
         optimiser.zero_grad()
     return value
