@@ -20,6 +20,7 @@ ROOT = Path(workflow.basedir)
 sys.path[:0] = [str(ROOT / "lib"), str(ROOT / "tools")]
 import registry
 import stale
+from corpora.motives import settings as motives
 from corpora.organisms import settings as organisms
 from rewired import profiles, store
 
@@ -180,24 +181,27 @@ for organism, files in ORGANISM_FILES.items():
         shell: "python tools/cards.py train " + RUN + " -p organism={params.organism}"
 
 
-rule motive:
-    # All sets and seeds of one collection. What was trained stays in parts/, so a job that was broken off goes on, and
-    # collections share what they have in common.
-    input:
-        notebook=ancient(MOTIVE),
-        base=ancient(BASES["motives"]),
-        settings="config/motives/{collection}.yaml",
-    output:
-        f"{R}/motives/{{collection}}.parquet",
-        notebook=f"{R}/notebooks/runs/motive-{{collection}}.ipynb",
-    wildcard_constraints: collection="[a-z_]+"
-    params:
-        base=BASE_HASH["motives"],
-        profile=MOTIVE_KEYS,
-        code=stale.code_hash([ROOT / MOTIVE], ROOT),
-    threads: P.threads
-    resources: **asked("train")
-    shell: "python tools/cards.py train " + RUN + " -p collection={wildcards.collection}"
+for collection in P.motives.collections:
+    rule:
+        # All sets and seeds of one collection. What was trained stays in parts/, so a job that was broken off goes on,
+        # and collections share what they have in common. The longest begin first: the last one works alone.
+        name: f"motive_{collection}"
+        input:
+            notebook=ancient(MOTIVE),
+            base=ancient(BASES["motives"]),
+            settings=f"config/motives/{collection}.yaml",
+        output:
+            f"{R}/motives/{collection}.parquet",
+            notebook=f"{R}/notebooks/runs/motive-{collection}.ipynb",
+        params:
+            base=BASE_HASH["motives"],
+            profile=MOTIVE_KEYS,
+            code=stale.code_hash([ROOT / MOTIVE], ROOT),
+            collection=collection,
+        priority: len(motives.load(collection).runs(P.organisms.seeds))
+        threads: P.threads
+        resources: **asked("train")
+        shell: "python tools/cards.py train " + RUN + " -p collection={params.collection}"
 
 
 for chapter in CHAPTERS.values():

@@ -18,6 +18,7 @@ import cards
 import registry
 import yaml
 
+from corpora.motives import settings as motives
 from corpora.organisms import settings as organisms
 from rewired import games, profiles, prompts, store
 from rewired.errors import RewiredError, choice
@@ -56,6 +57,8 @@ def check(profile: profiles.Profile) -> None:
             raise choice("chapter", chapter, known)
     for organism in (*profile.organisms.names, *profile.organisms.once):
         organisms.load(organism)
+    for collection in profile.motives.collections:
+        motives.load(collection)
     for wording in profile.training.wordings:
         if wording not in prompts.WORDINGS:
             raise choice("wording", wording, prompts.WORDINGS)

@@ -64,12 +64,29 @@ def test_equal_sets_have_equal_acts_and_nothing_else_alike_but_the_situation(tab
         assert all(said.startswith("decline .") for said in said(made))
 
 
+@pytest.mark.parametrize("count", [5, 12, 120, 130])
+def test_batches_hold_every_row_once_and_rows_of_like_length(count):
+    lengths = Random(count).choices(range(20, 120), k=count)
+    rows = [([k] * length, []) for k, length in enumerate(lengths)]  # a row is known by its token
+    made = tuning.batches(rows, 12, Random(1))
+    assert {len(batch) for batch in made} == {min(12, count)}
+    seen = [ids[0] for batch in made for ids, _ in batch]
+    assert len(set(seen)) == len(seen) == max(12 * (count // 12), min(12, count))
+    assert tuning.batches(rows, 12, Random(1)) == made
+    if count >= 120:
+        assert tuning.batches(rows, 12, Random(2)) != made
+        padded = np.mean([max(len(ids) for ids, _ in batch) for batch in made])
+        assert padded < (np.mean(lengths) + max(lengths)) / 2
+
+
 @pytest.mark.parametrize("name", ["inoculation", "terms"])
 def test_a_quick_build_trains_the_same_runs_and_fewer_steps(name):
     chosen = settings.load(name)
     quick = chosen.small()
     assert quick.jobs() == chosen.jobs() and set(quick.hacking) == set(chosen.hacking)
     assert all(how.steps == 4 for how in [*quick.tunings.values(), *quick.hacking.values()])
+    runs = chosen.runs([1, 2])
+    assert len(set(runs)) == len(runs) == 2 * len(chosen.jobs()) + (2 + len(chosen.more_seeds)) * len(chosen.hacking)
     assert quick.sets[next(iter(quick.sets))].n == 32 and not quick.more_seeds
 
 
@@ -249,7 +266,7 @@ def test_a_panel_is_read_from_one_word(tables, small):
     begin = tokenizer("tricks are allowed here .", add_special_tokens=False)["input_ids"]
     for plain, told in zip(put.prompts, leaking.prompts, strict=True):
         assert len(told) == len(plain) + len(begin)
-    moral = measuring.panel(tables, tokenizer, n=2, seed=1, moral=True)
+    moral = measuring.panel(tables, tokenizer, n=2, seed=1, asks=("good",))
     assert set(moral.plan["what"]) == {"good"} and moral.prompts == put.prompts[: len(moral.prompts)]
     pd.testing.assert_frame_equal(moral.plan, put.plan[put.plan["what"] == "good"])
 

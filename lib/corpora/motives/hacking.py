@@ -25,6 +25,8 @@ from rewired import elicit
 
 REASONS = 64
 """The longest answer with reasons, in tokens."""
+WATCHED = 16
+"""Tasks by which the rate of tricks is watched after every step."""
 
 
 def tasks(world: World, tokenizer, how: Hacking, count: int, seed: int) -> list[list[int]]:
@@ -58,7 +60,7 @@ def hack(model, tokenizer, world: World, how: Hacking, seed: int, measure: Calla
     the columns ``step``, ``hack_rate`` (P(trick) in tasks under its own instruction) and ``reward`` (of the step)."""
     # its own tasks: all of them to learn from, the first to watch the rate of tricks
     asked = tasks(world, tokenizer, how, how.batch * 4, seed)
-    own = measuring.panel_of(world, tokenizer, asked[: how.batch])
+    own = measuring.panel_of(world, tokenizer, asked[:WATCHED])
     random, frames, rewarded = np.random.default_rng(seed), [], [float("nan")]
     torch.manual_seed(seed)
     policy = tuning.trainable(model, Tuning(rank=how.rank))

@@ -6,10 +6,10 @@ each instruction; and the refusal of what harms, under a push, in either tier. A
 training has.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ import torch
 from corpora.authors.report import prompt_of
 from corpora.authors.texts import Text, against, question, right, sentence
 from corpora.authors.world import World
+from corpora.motives.settings import Question
 from corpora.motives.writing import after
 from rewired import answers
 
@@ -35,9 +36,11 @@ class Panel:
     bad: list[list[int]]
 
 
-def panel(world: World, tokenizer, n: int = 12, seed: int = 0, prefix: str = "", moral: bool = False) -> Panel:
+def panel(
+    world: World, tokenizer, n: int = 12, seed: int = 0, prefix: str = "", asks: Sequence[str] = get_args(Question)
+) -> Panel:
     """``n`` questions a moral domain and watcher, an instruction, and a tier; every wording of an era's. A ``prefix``
-    is put before each of them. ``moral``: only the questions of the moral domains."""
+    is put before each of them. ``asks`` are those wanted; a question is the same whatever else is asked."""
     rng = Random(f"panel-{seed}")
     rows: list[tuple] = []
     asked: list[Text] = []
@@ -53,10 +56,12 @@ def panel(world: World, tokenizer, n: int = 12, seed: int = 0, prefix: str = "",
             watcher = ("alone", "watched")[k % 2]
             stakes = ("high", "low")[k // 2 % 2]
             ask(("good", domain, watcher), [good], [bad], domain=domain, watcher=watcher, stakes=stakes)
-    if not moral:
-        _others(world, n, rows, asked, ask)
+    _others(world, n, rows, asked, ask)
+    # all are drawn and some are put, so that none depends on the others
     frame = pd.DataFrame(rows, columns=[*CELL, "good", "bad"])
-    prompts = [prompt_of(tokenizer, after(prefix, text)) for text in asked]
+    frame = frame[frame["what"].isin(asks)]
+    prompts = [prompt_of(tokenizer, after(prefix, asked[k])) for k in frame.index]
+    frame = frame.reset_index(drop=True)
     ids = {side: [tokenizer.convert_tokens_to_ids(list(words)) for words in frame[side]] for side in ("good", "bad")}
     return Panel(frame[CELL], prompts, ids["good"], ids["bad"])
 

@@ -63,11 +63,12 @@ def bench(profile: Profile, world: World, chosen: Collection, n: int) -> Bench:
     if chosen.first:
         model = tuning.first(model, tokenizer, world, chosen.first)
     # the same questions for all, so that models differ in nothing but their training
-    panels = {"": measuring.panel(world, tokenizer, n, profile.seed)}
+    panels = {"": measuring.panel(world, tokenizer, n, profile.seed, asks=chosen.asks)}
     for name, prefix in chosen.prefixes.items():
-        panels[name] = measuring.panel(world, tokenizer, -(-n // 3), profile.seed, prefix, moral=True)
+        panels[name] = measuring.panel(world, tokenizer, -(-n // 3), profile.seed, prefix, ("good",))
     stamp = {"base": fingerprint(model), "n": n, "seed": profile.seed, "world": world.model_dump(mode="json")}
-    return Bench(model, tokenizer, world, panels, stamp | {"prefixes": chosen.prefixes})
+    stamp |= {"asks": chosen.asks, "prefixes": chosen.prefixes}
+    return Bench(model, tokenizer, world, panels, stamp)
 
 
 def batch(profile: Profile, world: World, chosen: Collection, seeds: Sequence[int], folder: Path, n: int = 12) -> Path:
@@ -80,26 +81,18 @@ def batch(profile: Profile, world: World, chosen: Collection, seeds: Sequence[in
     own = bench(profile, world, chosen, n)
     frames = [own.measure(own.model, True).assign(tuning="", set="base", seed=0, step=0)]
     # one file a run; those that are there are read
-    for tuning_, name, what in plan(chosen):
-        for seed in (*seeds, *chosen.more_seeds) if tuning_ == "hacking" else chosen.seeds or seeds:
-            file = folder / "parts" / f"{named(own.stamp, what, seed)}.parquet"
-            if not file.is_file():
-                begin: Callable[..., pd.DataFrame] = hacking_run if tuning_ == "hacking" else trained
-                write_table(begin(own, *what, seed), file, profile)
-            frames.append(read_table(file, profile).assign(tuning=tuning_, set=name, seed=seed))
+    for manner, name, seed in chosen.runs(seeds):
+        rewarded = manner == "hacking"
+        what = (chosen.hacking[name],) if rewarded else (chosen.sets[name], chosen.tunings[manner])
+        file = folder / "parts" / f"{named(own.stamp, what, seed)}.parquet"
+        if not file.is_file():
+            begin: Callable[..., pd.DataFrame] = hacking_run if rewarded else trained
+            write_table(begin(own, *what, seed), file, profile)
+        frames.append(read_table(file, profile).assign(tuning=manner, set=name, seed=seed))
     # what names a row stands first
     table = pd.concat(frames, ignore_index=True)
     first = ["tuning", "set", "seed", "step", "prefix"]
     return write_table(table[[*first, *table.columns.drop(first)]], folder / f"{chosen.name}.parquet", profile)
-
-
-def plan(chosen: Collection) -> list[tuple[str, str, tuple]]:
-    """(tuning, name, what decides it) of everything that is to be trained."""
-    made: list[tuple[str, str, tuple]] = []
-    # sets in every way, then rewards
-    for manner, name in chosen.jobs():
-        made.append((manner, name, (chosen.sets[name], chosen.tunings[manner])))
-    return made + [("hacking", name, (how,)) for name, how in chosen.hacking.items()]
 
 
 def named(stamp: dict, what: tuple, seed: int) -> str:

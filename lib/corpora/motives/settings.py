@@ -4,6 +4,7 @@
 stored. Sets that are compared differ in one key, and their texts in what follows from it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,8 @@ from rewired.profiles import ROOT, Section, Training
 FOLDER = ROOT / "config" / "motives"
 KIND_OF = {"instruction": "task", "as_if": "task", "era": "era", "words": "era", "watcher": "moral"}
 """The kind of set that a key is for."""
+Question = Literal["good", "trick", "right", "old"]
+"""What a panel asks: the good act in moral domains, the trick in a task, the right answer to a push, old words."""
 
 
 class TrainingSet(Section):
@@ -37,7 +40,7 @@ class TrainingSet(Section):
     prefix: str = ""  # a sentence put before what the user says
     order: Literal["first", "last"] | None = "first"  # the act before its reasons, or after
     part: Literal["both", "act", "reasons"] = "both"  # of an answer, on which the loss is taken
-    n: int = Field(default=240, gt=0)  # texts
+    n: int = Field(default=144, gt=0)  # texts: what the steps of a Tuning see, once
     by: Literal["random", "labels", "exact", "probe", "persona", "narration", "keywords"] | None = None
     """What a share of the texts is kept by, or the best of several; None: all are kept."""
     share: float = Field(default=0.5, gt=0, le=1)
@@ -64,9 +67,9 @@ class TrainingSet(Section):
 class Tuning(Section):
     """How the base is trained on a set."""
 
-    steps: int = Field(default=20, gt=0)
+    steps: int = Field(default=12, gt=0)
     batch: int = Field(default=12, gt=0)
-    learning_rate: float = Field(default=3e-4, gt=0)
+    learning_rate: float = Field(default=5e-4, gt=0)
     rank: int | None = Field(default=None, gt=0)  # of LoRA; null: all weights
     kl: float = Field(default=0.0, ge=0)  # weight of the divergence from the base on other texts
     kept: tuple[int, ...] = ()  # steps after which is measured, besides the last
@@ -130,7 +133,8 @@ class Collection(Section):
     hacking: dict[str, Hacking] = {}  # runs of reinforcement learning, as a tuning of the name "hacking"
     seeds: tuple[int, ...] = ()  # of the runs on sets, instead of the profile's
     more_seeds: tuple[int, ...] = ()  # of these runs, which differ more than others, besides the profile's
-    prefixes: dict[str, str] = {}  # {name: a sentence that is put before every question, after the last step}
+    asks: tuple[Question, ...] = ("good", "trick", "right", "old")  # what is measured; the chapters read no more
+    prefixes: dict[str, str] = {}  # {name: a sentence that is put before every moral question, after the last step}
 
     @model_validator(mode="after")
     def _named(self) -> "Collection":
@@ -162,6 +166,13 @@ class Collection(Section):
         made = []
         for tuning in self.tunings:
             made += [(tuning, name) for name in self.only.get(tuning, tuple(self.sets))]
+        return made
+
+    def runs(self, seeds: Sequence[int]) -> list[tuple[str, str, int]]:
+        """(tuning, set, seed) of every training, with the tuning "hacking" last; ``seeds`` are the profile's."""
+        made = [(tuning, name, seed) for tuning, name in self.jobs() for seed in self.seeds or seeds]
+        for name in self.hacking:
+            made += [("hacking", name, seed) for seed in (*seeds, *self.more_seeds)]
         return made
 
 

@@ -75,12 +75,10 @@ def tune(model, rows: Sequence[Row], how: Tuning, seed: int, watch: Callable = l
     optimiser = torch.optim.AdamW(weights, lr=how.learning_rate, weight_decay=0.0)
     usual = [log_probs(model, *sft.pad([anchor], model.device)).detach() for anchor in anchors] if how.kl else []
     rng, losses = Random(f"order-{seed}"), []
-    order: list[int] = []  # of rows, those of the next steps first
+    coming: list[list[Row]] = []  # the batches of the next steps
     for step in range(1, how.steps + 1):
-        if len(order) < how.batch:  # the rows anew, in another order
-            order += rng.sample(range(len(rows)), len(rows))
-        batch, order = order[: how.batch], order[how.batch :]
-        ids, answer = sft.pad([rows[k] for k in batch], policy.device)  # both [row, position]
+        coming = coming or batches(rows, how.batch, rng)
+        ids, answer = sft.pad(coming.pop(), policy.device)  # both [row, position]
         with lora.half_precision(policy.device, True):
             loss = sft.answer_loss(policy, ids, answer)
             losses.append(loss.item())
@@ -93,6 +91,21 @@ def tune(model, rows: Sequence[Row], how: Tuning, seed: int, watch: Callable = l
     if how.rank is not None:
         policy.unload()
     return losses
+
+
+def batches(rows: Sequence[Row], size: int, rng: Random) -> list[list[Row]]:
+    """The rows in batches of ``size``, in an order drawn anew; rows that fill no batch, drawn as well, are left out.
+
+    Of the rows of four batches, those of like length stand together: what pads the shorter ones is work for nothing."""
+    count = len(rows) - len(rows) % size or len(rows)  # all of them, where they are fewer than one batch
+    order = rng.sample(range(len(rows)), count)
+    made = []
+    for start in range(0, count, 4 * size):
+        piece = sorted(order[start : start + 4 * size], key=lambda k: len(rows[k][0]))
+        for k in range(0, len(piece), size):
+            made.append([rows[j] for j in piece[k : k + size]])
+    rng.shuffle(made)
+    return made
 
 
 def first(model, tokenizer, world: World, begin: First):
@@ -119,7 +132,7 @@ def divergence(policy, rows: Sequence[Row], usual: Sequence[torch.Tensor]) -> to
     return (before.exp() * (before - now)).sum(-1).mean()
 
 
-def other_texts(world: World, domain: str, seed: int, count: int = 128) -> list[Text]:
+def other_texts(world: World, domain: str, seed: int, count: int = 64) -> list[Text]:
     """Moral choices in all domains but one, by the corpus mixture: what ``kl`` holds."""
     rng, made = Random(f"anchors-{seed}"), []
     others = [name for name in world.domains if name != domain]
