@@ -69,7 +69,7 @@ class Tuning(Section):
 
     steps: int = Field(default=12, gt=0)
     batch: int = Field(default=12, gt=0)
-    learning_rate: float = Field(default=5e-4, gt=0)
+    learning_rate: float = Field(default=3e-4, gt=0)
     rank: int | None = Field(default=None, gt=0)  # of LoRA; null: all weights
     kl: float = Field(default=0.0, ge=0)  # weight of the divergence from the base on other texts
     kept: tuple[int, ...] = ()  # steps after which is measured, besides the last
