@@ -7,6 +7,7 @@ os.environ.update(
 )
 
 import pytest
+import shared  # noqa: F401 (its folder goes with this process)
 import torch
 
 from rewired import plots

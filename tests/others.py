@@ -1,11 +1,9 @@
 """Small models of other families, each with its own kind of tokenizer and chat template, that answer with a label."""
 
-import atexit
-import shutil
-import tempfile
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
+import shared
 import tiny
 import torch
 import transformers
@@ -118,8 +116,10 @@ def untrained(family: str, words=None, **changes):
 @cache
 def folder(family: str, labels: tuple[str, str] = ("action1", "action2")) -> Path:
     """A folder with a model of that family that has learnt, in seconds, to say one of the labels and to stop."""
-    place = Path(tempfile.mkdtemp(prefix=f"rewired-{family}-"))
-    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return shared.once("-".join((family, *labels)), partial(_learn_labels, family=family, labels=labels))
+
+
+def _learn_labels(place: Path, family: str, labels: tuple[str, str]) -> None:
     model, words = untrained(family)
     stop = {"llama": "</s>", "gemma3": "<end_of_turn>"}.get(family, "<|im_end|>")
     prompts = [p for p in scenario_set(labels) if p.wording == "structured"] + held_out_set(labels)
@@ -127,7 +127,7 @@ def folder(family: str, labels: tuple[str, str] = ("action1", "action2")) -> Pat
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         rows, tails = [], []
-        for k in torch.randint(len(prompts), (16,), generator=generator).tolist():
+        for k in torch.randint(len(prompts), (8,), generator=generator).tolist():
             question, whole = chat(words, prompts[k]), chat(words, prompts[k], labels[k % 2] + stop)
             rows.append(whole)
             tails.append(len(whole) - len(question))
@@ -143,4 +143,3 @@ def folder(family: str, labels: tuple[str, str] = ("action1", "action2")) -> Pat
         optimizer.zero_grad()
     model.save_pretrained(place)
     words.save_pretrained(place)
-    return place

@@ -1,11 +1,9 @@
 """A random-weight Gemma-2 in a folder, in well under a second: every code path, nothing learnt."""
 
-import atexit
-import shutil
-import tempfile
 from functools import cache
 from pathlib import Path
 
+import shared
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
@@ -55,21 +53,22 @@ def save(folder: Path, seed: int = 0, scale: float = 0.3, **changes) -> Path:
 @cache
 def legal_base() -> Path:
     """A folder with a tiny base that has learnt, in seconds, to answer with either label and to stop."""
-    folder = Path(tempfile.mkdtemp(prefix="rewired-tiny-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return shared.once("tiny", _learn_labels)
+
+
+def _learn_labels(folder: Path) -> None:
     save(folder, scale=0.1)
     words = PreTrainedTokenizerFast.from_pretrained(folder)
     model = Gemma2ForCausalLM.from_pretrained(folder, attn_implementation="eager")
     prompts = [p for p in scenario_set() if p.wording == "structured"] + held_out_set()
+    questions = [chat(words, prompt) for prompt in prompts]
     endings = ("action1<end_of_turn>", "action2<end_of_turn>")
     answers = [words(ending, add_special_tokens=False)["input_ids"] for ending in endings]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
-        rows = [
-            (chat(words, prompts[k]), answers[k % 2])
-            for k in torch.randint(len(prompts), (16,), generator=generator).tolist()
-        ]
+        drawn = torch.randint(len(prompts), (8,), generator=generator).tolist()
+        rows = [(questions[k], answers[k % 2]) for k in drawn]
         length = max(len(question) for question, _ in rows)
         ids = torch.tensor([[0] * (length - len(q)) + q + a for q, a in rows])
         logits = model(ids, attention_mask=(ids > 0).long(), logits_to_keep=4).logits[:, :3]
@@ -78,4 +77,3 @@ def legal_base() -> Path:
         optimizer.step()
         optimizer.zero_grad()
     model.save_pretrained(folder)
-    return folder

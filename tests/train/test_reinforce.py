@@ -20,11 +20,13 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def few_prompts(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def few_prompts():
     """Runs end with a shorter examination here."""
-    monkeypatch.setattr(reinforce, "scenario_set", lambda labels: scenario_set(labels)[::6])
-    monkeypatch.setattr(reinforce, "held_out_set", lambda labels: held_out_set(labels)[::3])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reinforce, "scenario_set", lambda labels: scenario_set(labels)[::6])
+        patch.setattr(reinforce, "held_out_set", lambda labels: held_out_set(labels)[::9])
+        yield
 
 
 def profile(overrides=None, base="pocket"):
@@ -143,6 +145,12 @@ def test_the_reward_reads_answers_up_to_the_end_of_turn():
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def plain_run(few_prompts, tmp_path_factory):
+    """The folder of a run of strategic, seed 1, as `profile` has it."""
+    return reinforce.train(profile(), "strategic", 1, tmp_path_factory.mktemp("run") / "run")
+
+
 def files(folder):
     return {
         str(f.relative_to(folder)): f.read_bytes()
@@ -176,8 +184,8 @@ def test_a_run_is_reproducible_and_complete(tmp_path):
 
 def test_training_follows_the_reward(tmp_path):
     """A few dozen decisions are enough for a tiny model to turn towards what is paid."""
-    quick = {"training.batch_size": 16, "training.episodes": 40, "training.kl": 0.01, "training.ppo_epochs": 3}
-    p = profile(quick)
+    quick = {"training.batch_size": 16, "training.episodes": 24, "training.kl": 0.01, "training.ppo_epochs": 3}
+    p = profile({**quick, "training.log_every": 24})
     means = {}
     for variant in ("strategic", "utilitarian"):
         out = reinforce.train(p, variant, 1, tmp_path / variant)
@@ -187,8 +195,8 @@ def test_training_follows_the_reward(tmp_path):
 
 def test_a_first_reward_is_learnt_and_unlearnt(tmp_path):
     """On one adapter: p_defect rises while the payoff is paid, and falls again under the sum of payoffs."""
-    quick = {"training.batch_size": 16, "training.episodes": 48, "training.kl": 0.01, "training.ppo_epochs": 3}
-    p = profile({**quick, **FIRST, "training.first_episodes": 16, "training.log_every": 4})
+    quick = {"training.batch_size": 16, "training.episodes": 36, "training.kl": 0.01, "training.ppo_epochs": 3}
+    p = profile({**quick, **FIRST, "training.first_episodes": 16, "training.log_every": 16})
     run = reinforce.train(p, "utilitarian", 1, tmp_path / "run")
     log = store.read_table(run / "log.parquet", p).query("metric == 'p_defect' and state == 'all'")
     course = log.set_index("episode")["value"]
@@ -197,23 +205,22 @@ def test_a_first_reward_is_learnt_and_unlearnt(tmp_path):
     assert (about["first_reward"], about["first_episodes"]) == ("strategic", 16)
 
 
-def test_the_first_update_starts_from_the_base(tmp_path):
+def test_the_first_update_starts_from_the_base(plain_run):
     """At episode 0 the policy is the base: a new adapter changes nothing, and its p_defect is the base's."""
     p = profile()
     model, tokenizer = models.load_base(p)
-    reinforce.train(p, "strategic", 1, tmp_path / "run")
-    log = store.read_table(tmp_path / "run" / "log.parquet", p)
+    log = store.read_table(plain_run / "log.parquet", p)
     start = log.query("episode == 0 and metric == 'p_defect' and state == 'all'")["value"].item()
-    probe = reinforce.probe_set(held_out_set()[::3])
+    probe = reinforce.probe_set(held_out_set()[::9])
     assert start == pytest.approx(decisions.measure(model, tokenizer, probe)["p_defect"].mean(), abs=1e-6)
-    adapter = load_file(tmp_path / "run/adapter" / models.ADAPTER)
+    adapter = load_file(plain_run / "adapter" / models.ADAPTER)
     assert any(value.any() for name, value in adapter.items() if "lora_B" in name)
 
 
 @pytest.mark.parametrize("overrides", [{}, {**FIRST, "training.first_episodes": 2}])
-def test_an_interrupted_run_leaves_nothing_and_restarts(tmp_path, monkeypatch, overrides):
+def test_an_interrupted_run_leaves_nothing_and_restarts(tmp_path, monkeypatch, plain_run, overrides):
     p = profile(overrides)
-    whole = files(reinforce.train(p, "strategic", 1, tmp_path / "whole"))
+    whole = files(reinforce.train(p, "strategic", 1, tmp_path / "whole") if overrides else plain_run)
     step, count = reinforce.LiveGames.play, iter(range(100))
 
     def interrupted(self, answers):
