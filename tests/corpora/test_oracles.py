@@ -94,7 +94,7 @@ def test_an_oracle_learns_planted_authors_and_nothing_from_noise(tables, small):
 def test_a_probe_of_planted_states_and_keywords_of_planted_words():
     wrote = np.arange(240) % 12
     shown = (4 * states(12, seed=1)[wrote] + states(240, seed=2)).numpy()
-    p = oracles.probe(shown[:180], wrote[:180], shown[180:])
+    p = oracles.fit(shown[:180], wrote[:180]).predict_proba(shown[180:])
     assert oracles.one_against_rest(p, wrote[180:], draws=20)[0] > 0.95
     texts = [[5, 20 + k, 7] for k in wrote]
     p = oracles.keywords(texts[:180], wrote[:180], texts[180:])

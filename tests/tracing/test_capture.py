@@ -31,6 +31,23 @@ def test_every_site_is_what_a_hook_sees(gemma, monkeypatch):
                 assert (mine - value[positions[i]]).abs().max() < 1e-5, site
 
 
+def test_nothing_is_computed_after_the_last_chosen_layer(gemma):
+    model, tokenizer, switch = gemma
+    switch("one")
+    rows = [brute.row(tokenizer, prompt)[0][0].tolist() for prompt in brute.PROMPTS[:3]]
+    whole, passed = capture.capture(model, rows, ("resid_pre", "z", "resid_final")), []
+    hooks = []
+    for k, layer in enumerate(anatomy(model).decoder.layers):
+        hooks.append(layer.mlp.register_forward_hook(lambda *_, k=k: passed.append(k)))
+    some = capture.capture(model, rows, ("resid_pre", "z"), layers=[1, 0])
+    assert set(passed) == {0}, "the second layer's MLP stands after all that is asked for"
+    final = capture.capture(model, rows, ("resid_pre", "resid_final"), layers=[])
+    for hook in hooks:
+        hook.remove()
+    assert all(torch.equal(some[site], whole[site][[1, 0]]) for site in some)
+    assert final["resid_pre"].shape[0] == 0 and torch.equal(final["resid_final"], whole["resid_final"])
+
+
 def test_read_out_is_the_models_decision(gemma):
     model, tokenizer, switch = gemma
     switch("two")

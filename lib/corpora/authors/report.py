@@ -17,6 +17,7 @@ from corpora.authors.recipe import tokenize
 from corpora.authors.texts import Text, answers, gold, question, write
 from corpora.authors.world import World, load
 from rewired import elicit
+from rewired.answers import logprobs
 from rewired.decisions import label_ids
 from rewired.statistics import auroc
 from rewired.tracing import probes
@@ -42,15 +43,14 @@ def prompt_of(tokenizer, text: Text) -> list[int]:
 def p_good(model, tokenizer, asked: Sequence[Text]) -> pd.DataFrame:
     """For texts whose last answer is one act word: ``p_good``, the share of the good act of both, and ``legal_mass``,
     what both have together."""
-    world = load()
-    places: dict[tuple[str, str], list[int]] = {}  # texts by their act words
-    for k, text in enumerate(asked):
-        places.setdefault(answers(world, text.record), []).append(k)
-    value, mass = np.empty(len(asked)), np.empty(len(asked))
-    for (good, bad), rows in places.items():
-        frame = elicit.forced(model, tokenizer, [prompt_of(tokenizer, asked[k]) for k in rows], (good, bad))
-        value[rows], mass[rows] = frame[f"p_{good}"], frame["legal_mass"]
-    return pd.DataFrame({"p_good": value, "legal_mass": mass})
+    world, prompts, said = load(), [], []
+    for text in asked:
+        # both words after one text, which is read once
+        prompts += [prompt_of(tokenizer, text)] * 2
+        said += [label_ids(tokenizer, word) for word in answers(world, text.record)]
+    logp = logprobs(model, prompts, said).reshape(-1, 2)  # [text, good | bad]
+    total = np.logaddexp(logp[:, 0], logp[:, 1])  # [text]
+    return pd.DataFrame({"p_good": np.exp(logp[:, 0] - total), "legal_mass": np.exp(total)})
 
 
 def marginals(model, tokenizer, n: int = 8, seed: int = 0, held=("frame",), named: bool = True) -> pd.DataFrame:
@@ -153,7 +153,8 @@ def narrated(model, tokenizer, texts: Sequence[Text]) -> pd.DataFrame:
     world = load()
     options = {name: label_ids(tokenizer, author.word) for name, author in world.authors.items()}
     asked = [Text([*text.chat, (world.narrate, "")], text.record) for text in texts]
-    frame = elicit.forced(model, tokenizer, [prompt_of(tokenizer, text) for text in asked], options)
+    prompts = [prompt_of(tokenizer, text) for text in asked]
+    frame = elicit.forced(model, tokenizer, prompts, options, 16)  # more texts at once are slower on a processor
     return frame.rename(columns={f"p_{name}": name for name in options})
 
 

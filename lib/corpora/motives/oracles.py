@@ -25,7 +25,6 @@ from corpora.motives.settings import Tuning
 from rewired import answers
 from rewired.decisions import label_ids
 from rewired.models import network
-from rewired.statistics import aurocs
 from rewired.train import lora
 
 PLACEHOLDER = "<unk>"
@@ -53,15 +52,15 @@ def logits(model, ids: Sequence[int], place: int, states: torch.Tensor, into: in
     added = torch.nn.functional.normalize(states.to(device), dim=-1)  # [state, d_model]
 
     def put(module, given, output):
-        resid = output[0] if isinstance(output, tuple) else output  # [state, position, d_model]
-        here, changed = resid[:, place], resid.clone()
+        resid = output[0] if isinstance(output, tuple) else output  # [1, position, d_model]
+        here, changed = resid[:, place], resid.repeat(len(added), 1, 1)  # [state, position, d_model] from here on
         changed[:, place] = here + here.norm(dim=-1, keepdim=True) * added
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
-    rows = torch.tensor([list(ids)] * len(states), device=device)  # [state, position]
+    row = torch.tensor([list(ids)], device=device)  # [1, position]: before a state is put in, all rows are one
     hook = causal.get_decoder().layers[into].register_forward_hook(put)
     try:
-        hidden = causal.get_decoder()(input_ids=rows, use_cache=False).last_hidden_state[:, -1]  # [state, d_model]
+        hidden = causal.get_decoder()(input_ids=row, use_cache=False).last_hidden_state[:, -1]  # [state, d_model]
     finally:
         hook.remove()
     return answers.logits(causal, hidden.float())[1]
@@ -103,13 +102,14 @@ def train(model, tokenizer, world: World, states, wrote: Sequence[int], how: Tun
 # --- readers of the same things that need no oracle ------------------------------------------------------------------
 
 
-def probe(states, wrote: Sequence[int], read) -> np.ndarray:
-    """P(author), [text, author], by a logistic regression on the same hidden states, [text, d_model].
+def fit(states, wrote: Sequence[int]) -> GridSearchCV:
+    """A logistic regression of who wrote texts on their hidden states, [text, d_model]; its ``predict_proba`` reads
+    others.
 
     How much it is held back is chosen on its own texts: with twelve classes, much costs more than it saves."""
     regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000))
     search = GridSearchCV(regression, {"logisticregression__C": STRENGTHS}, scoring="neg_log_loss", cv=3)
-    return search.fit(np.asarray(states), np.asarray(wrote)).predict_proba(np.asarray(read))
+    return search.fit(np.asarray(states), np.asarray(wrote))
 
 
 def keywords(known: Sequence[Sequence[int]], wrote: Sequence[int], read: Sequence[Sequence[int]]) -> np.ndarray:
@@ -128,16 +128,28 @@ def one_against_rest(
     95 % of it over texts drawn anew. Authors who wrote none of the texts do not count. With ``less``, what another
     reader says of the same texts, the difference: the first one's less the other's."""
     wrote, random = np.asarray(wrote), np.random.default_rng(seed)
+    drawn = [random.integers(len(wrote), size=len(wrote)) for _ in range(draws)]
+    # how often each text counts; first of all, every text once
+    counts = [np.ones(len(wrote)), *(np.bincount(rows, minlength=len(wrote)) for rows in drawn)]
+    values = _mean_aurocs(p, wrote, np.stack(counts))  # [draw]
+    if less is not None:
+        values = values - _mean_aurocs(less, wrote, np.stack(counts))
+    low, high = np.nanquantile(values[1:], (0.025, 0.975))  # texts of one author alone have no AUROC
+    return float(values[0]), float(low), float(high)
 
-    def value(rows: np.ndarray) -> float:
-        there = np.unique(wrote[rows])
-        truth = wrote[rows] == there[:, None]  # [author, text]
-        each = [float(np.diagonal(aurocs(truth, own[rows][:, there])).mean()) for own in (p, less) if own is not None]
-        return each[0] - each[1] if less is not None else each[0]
 
-    anew = [value(random.integers(len(wrote), size=len(wrote))) for _ in range(draws)]
-    low, high = np.nanquantile(anew, (0.025, 0.975))  # texts of one author alone have no AUROC
-    return value(np.arange(len(wrote))), float(low), float(high)
+def _mean_aurocs(p: np.ndarray, wrote: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The mean over authors of the AUROC, when each text counts so often: counts [draw, text] -> [draw]."""
+    total, there = np.zeros(len(counts)), np.zeros(len(counts))
+    for author in np.unique(wrote):
+        own = wrote == author
+        his, rest = p[own, author, None], p[~own, author]
+        beats = (his > rest) + 0.5 * (his == rest)  # [his text, another's]: a draw counts one half
+        pairs = counts[:, own].sum(axis=1) * counts[:, ~own].sum(axis=1)  # [draw]
+        won = ((counts[:, own] @ beats) * counts[:, ~own]).sum(axis=1)
+        total += np.divide(won, pairs, out=np.zeros(len(pairs)), where=pairs > 0)
+        there += pairs > 0
+    return np.divide(total, there, out=np.full(len(total), np.nan), where=there > 0)
 
 
 def calibration(p: np.ndarray, wrote: Sequence[int], bins: int = 10) -> tuple[pd.DataFrame, float]:

@@ -36,6 +36,21 @@ def labelled(world: World, n: int, seed: int = 0) -> list[Text]:
     return made
 
 
+def distinct(read: Sequence[Text]) -> tuple[list[Text], list[int]]:
+    """(the texts without repetitions, where each text stands among them, [text]). Sets share texts, and no reader makes
+    two things of one."""
+    seen: dict[str, int] = {}
+    once: list[Text] = []
+    at: list[int] = []
+    for text in read:
+        said = repr(text.chat)
+        if said not in seen:
+            seen[said] = len(once)
+            once.append(text)
+        at.append(seen[said])
+    return once, at
+
+
 def authors(read: Sequence[Text]) -> list[str]:
     """Who wrote each text."""
     return [text.record["author"] for text in read]

@@ -14,7 +14,7 @@ from rewired.answers import softcap
 from rewired.decisions import decision_step
 from rewired.errors import RewiredError, choice
 from rewired.prompts import Labels, Prompt, chat
-from rewired.tracing.anatomy import SITES, Anatomy, anatomy, locate
+from rewired.tracing.anatomy import SITES, Anatomy, anatomy, chosen_layers, locate
 
 BATCH_SIZE = 16
 
@@ -110,13 +110,16 @@ def read_positions(
 def capture(
     model, rows: Sequence[Sequence[int]], sites: Sequence[str] = SITES,
     positions: Sequence[Sequence[int]] | None = None, device: torch.device | None = None,
+    layers: Sequence[int] | None = None,
 ) -> dict[str, torch.Tensor]:  # fmt: skip
     """Activations of token rows at named sites: {site: [layer, read, width]}, ``z`` as [layer, read, head, head_dim],
     ``resid_final`` as [1, read, d_model], in the model's precision, kept on ``device`` (default: the model's).
 
     ``positions`` lists the positions to read from each row (default: all); reads are in the order of rows, then of
-    positions. Raises RewiredError for an unknown site, a position outside its row, an unknown model."""
+    positions. ``layers`` are those recorded (default: all); what comes after the last of them is not computed. Raises
+    RewiredError for an unknown site or layer, a position outside its row, an unknown model."""
     parts = anatomy(model)
+    layers = chosen_layers(parts, layers)
     positions = positions or [range(len(row)) for row in rows]
     first = [0]  # where the reads of each row begin
     for i, (row, asked) in enumerate(zip(rows, positions, strict=True)):
@@ -127,10 +130,10 @@ def capture(
     for site in sites:
         if site not in SITES:
             raise choice("site", site, SITES)
-        depth = 1 if site == "resid_final" else parts.depth
+        depth = 1 if site == "resid_final" else len(layers)
         width = parts.heads * parts.head_dim if site == "z" else parts.unembedding.shape[1]
         recorded[site] = parts.unembedding.new_empty(depth, first[-1], width, device=device)
-        places += [(site, layer) for layer in range(depth)]
+        places += [(site, layer) for layer in ([0] if site == "resid_final" else layers)]
     places.sort(key=execution)
     for indices, ids in batches(rows, BATCH_SIZE, parts.device):
         row, column = read_positions(positions, indices, parts.device)
@@ -138,8 +141,8 @@ def capture(
         for i in indices:
             slots += range(first[i], first[i + 1])
         for (site, layer), value in zip(places, _trace(parts, ids, places, row, column), strict=True):
-            kept = recorded[site]
-            kept[layer].index_copy_(0, torch.tensor(slots, device=kept.device), value.to(kept.device))
+            kept = recorded[site][0 if site == "resid_final" else layers.index(layer)]  # [read, width]
+            kept.index_copy_(0, torch.tensor(slots, device=kept.device), value.to(kept.device))
     if "z" in recorded:
         recorded["z"] = recorded["z"].unflatten(-1, (parts.heads, parts.head_dim))
     return recorded
@@ -154,8 +157,9 @@ def execution(place: tuple[str, int]) -> tuple:
 def _trace(parts: Anatomy, ids, places, row, column) -> list[torch.Tensor]:
     """The values of (site, layer) pairs, in the order of execution, at [row, column]: each [read, width]."""
     net, values = parts.view, []
-    with net.trace(input_ids=ids, use_cache=False):
+    with net.trace(input_ids=ids, use_cache=False) as tracer:
         for site, layer in places:
             module, side = locate(net, parts.sandwich, site, layer)
             values.append(getattr(module, side)[row, column].save())
+        tracer.stop()  # what comes after the last place would be work for nothing
     return values

@@ -20,6 +20,7 @@ from rewired.answers import Tokens
 from rewired.errors import choice
 from rewired.models import network
 from rewired.statistics import auroc, aurocs
+from rewired.tracing.anatomy import anatomy
 from rewired.tracing.capture import capture
 
 Spans = Sequence[slice | Sequence[bool]]
@@ -38,12 +39,15 @@ def activations(
     for text, span in zip(texts, spans, strict=True):
         marked = np.arange(len(text))[span if isinstance(span, slice) else np.asarray(span, dtype=bool)]
         read.append(marked[-1 if pooling == "last" else 0 :].tolist())
-    pooled = []
+    pooled, depth = [], anatomy(model).depth
+    layers = list(range(depth + 1) if layers is None else layers)
+    sites = ("resid_pre", "resid_final") if depth in layers else ("resid_pre",)
+    entered = [layer for layer in layers if layer != depth]
+    places = [[*entered, depth].index(layer) for layer in layers]
     for first in range(0, len(texts), TEXTS):
         some = slice(first, first + TEXTS)
-        seen = capture(model, texts[some], ("resid_pre", "resid_final"), read[some], torch.device("cpu"))
-        stream = torch.cat([seen["resid_pre"], seen["resid_final"]])  # [layer, read, d_model]
-        stream = stream if layers is None else stream[list(layers)]
+        seen = capture(model, texts[some], sites, read[some], torch.device("cpu"), entered)
+        stream = torch.cat(list(seen.values()))[places]  # [layer, read, d_model]
         for own in stream.float().split([len(positions) for positions in read[some]], dim=1):
             pooled.append(own.mean(dim=1))
     return torch.stack(pooled)
