@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(workflow.basedir)
@@ -204,8 +205,10 @@ for collection in P.motives.collections:
         shell: "python tools/cards.py train " + RUN + " -p collection={params.collection}"
 
 
+READERS = Counter(table for chapter in BUILT.values() for table in registry.tables_read(chapter, CHAPTERS, BUILT))
 for chapter in CHAPTERS.values():
     rule:
+        # Chapters whose tables others read begin first.
         name: f"chapter_{chapter.name}"
         input:
             notebook=str(chapter.notebook),
@@ -221,6 +224,7 @@ for chapter in CHAPTERS.values():
             profile=stale.keys(P, stale.chapter_reads(ROOT / chapter.notebook, chapter.needs, ROOT)),
             code=stale.code_hash([ROOT / chapter.notebook], ROOT),
             given=given(chapter),
+        priority: sum(READERS[table] for table in chapter.writes)
         threads: P.threads
         resources: **asked("chapter")
         shell: "python tools/cards.py chapter " + RUN + " {params.given}"
