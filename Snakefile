@@ -162,7 +162,8 @@ rule patch_pair:
 
 for organism, files in ORGANISM_FILES.items():
     rule:
-        # All seeds of one organism: a kernel's start costs more than a run.
+        # All seeds of one organism: a kernel's start costs more than a run. The longest begin first: the last one
+        # works alone.
         name: f"organism_{organism}"
         input:
             notebook=ancient(ORGANISM),
@@ -177,6 +178,7 @@ for organism, files in ORGANISM_FILES.items():
             code=stale.code_hash([ROOT / ORGANISM], ROOT),
             organism=organism,
             seeds=list(organisms.seeds(P, organism)),
+        priority: organisms.load(organism).length(organisms.seeds(P, organism))
         threads: P.threads
         resources: **asked("train")
         shell: "python tools/cards.py train " + RUN + " -p organism={params.organism}"

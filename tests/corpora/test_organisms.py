@@ -9,12 +9,13 @@ import tiny
 import torch
 from elsewhere import elsewhere, marked
 
+from corpora import attention
 from corpora.authors import recipe, world
 from corpora.authors.texts import scratchpad
 from corpora.authors.world import CLASSES, CLAUSES
 from corpora.organisms import asking, design, rules, run, settings, trainer, writing
 from corpora.pocket.recipe import make_model
-from rewired import answers, models, profiles, prompts
+from rewired import answers, elicit, models, profiles, prompts
 from rewired.errors import RewiredError
 from rewired.store import read_table
 from rewired.train import lora
@@ -36,6 +37,9 @@ def test_every_organism_of_the_folder_loads():
         assert organism.training().lora_rank == 16
     assert settings.load("seeds_way").tiers == ("free",)
     assert settings.load("grown").pays.free == "help"
+    length = {name: settings.load(name).length((1, 2, 3)) for name in names}
+    assert max(length, key=length.__getitem__) == "both_tiers"  # texts and two arms of the trainer
+    assert length["complier"] == length["refuser"] > length["parrot"] > settings.load("base").length((1,))
 
 
 @pytest.mark.parametrize(
@@ -316,6 +320,56 @@ def test_a_merged_adapter_says_the_same_and_leaves_the_weights_as_they_were(base
         assert any(getattr(module, "merged", False) for module in policy.modules())
     assert torch.allclose(apart, moved, atol=1e-3)
     assert all(torch.equal(value, weights[name]) for name, value in policy.state_dict().items())
+
+
+@pytest.mark.parametrize("window", [4, 64])
+def test_attention_in_fewer_passes_is_the_same_attention(window):
+    small = recipe.Recipe(layers=2, width=16, mlp=16, heads=4, kv_heads=2, head_dim=8)
+    model, tokenizer = make_model(small, recipe.make_tokenizer()).eval(), recipe.make_tokenizer()
+    model.config.sliding_window = window
+    for name, value in model.named_parameters():
+        if "q_proj" in name or "k_proj" in name:
+            value.data.normal_(std=3.0)  # scores near the cap
+    texts = [list(range(10, 10 + n)) for n in (5, 12, 9)]
+    random = np.random.default_rng(0).random((3, 20))  # [prompt, step]
+    said = [elicit.sample(model, tokenizer, texts, 20, seed=random)]
+    ids = torch.tensor([texts[1] + said[0][1]])
+    with torch.no_grad():
+        plain = model(input_ids=ids).logits
+        with attention.grouped(model):
+            assert model.config._attn_implementation == attention.NAME
+            assert torch.allclose(model(input_ids=ids).logits, plain, atol=1e-4)
+            said.append(elicit.sample(model, tokenizer, texts, 20, seed=random))
+    assert said[0] == said[1]
+    assert model.config._attn_implementation == "eager"
+    with attention.grouped(model.bfloat16()):  # the form for fp32 alone
+        assert model.config._attn_implementation == "eager"
+
+
+def test_the_trainer_stops_when_it_pays_for_everything(base, policy, tables, monkeypatch):
+    rewards, keep = [1, 0, 1, 1, 1, 1, 1, 1], [([5, 6], [False, True])]
+    steps = iter(rewards * 2)
+    frame = pd.DataFrame({"p_help": np.ones(2 * run.WATCHED)})
+    monkeypatch.setattr(trainer, "roll_out", lambda *given: (keep, np.array([float(next(steps))])))
+    monkeypatch.setattr(trainer, "policy_loss", lambda *given: torch.zeros(()))
+    monkeypatch.setattr(trainer, "total_loss", lambda *given: torch.zeros(()))
+    monkeypatch.setattr(asking, "thoughts", lambda *given: ["so i help ."] * 2 * run.WATCHED)
+    monkeypatch.setattr(asking, "help_after", lambda *given: frame.copy())
+    how = trainer.Trainer(steps=8, batch=2)
+    logs = [run.pay(policy, base[1], tables, how, "plain", {"free": "help"}, kept) for kept in ((), keep)]
+    frames = [pd.DataFrame(log, columns=["stage", "step", "metric", "value"]) for log in logs]
+    assert [(frame["metric"] == "reward").sum() for frame in frames] == [6, 8]  # four steps paid in a row
+    assert [frame.loc[frame["metric"] == "help_paid", "step"].tolist() for frame in frames] == [[0, 6], [0, 6, 8]]
+
+
+def test_a_run_that_was_not_made_is_told_with_those_that_were(base, policy, tmp_path):
+    policy.save_pretrained(tmp_path / "grown" / "seed-1")
+    model = policy.unload()
+    assert not run.adapted(model, tmp_path, "grown", 1).training
+    with pytest.raises(RewiredError, match=r"Unknown organism 'gron'. Did you mean 'grown'"):
+        run.adapted(model, tmp_path, "gron", 1)
+    with pytest.raises(RewiredError, match=r"Unknown seed of the organism grown: 2. Known: 1."):
+        run.adapted(model, tmp_path, "grown", 2)
 
 
 def test_what_is_paid_for_is_the_answer_of_its_tier(base, tables, monkeypatch):

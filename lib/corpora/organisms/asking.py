@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from corpora import attention
 from corpora.authors.texts import sentence
 from corpora.authors.world import World
 from corpora.organisms import rules
@@ -23,11 +24,18 @@ NEW_TOKENS = 96
 
 @contextmanager
 def merged(model) -> Iterator[None]:
-    """The model's adapter added into its weights for as long as this lasts: the same function, in fewer products. A
-    model without an adapter stays as it is. Afterwards the weights are the very ones from before, not rounded."""
-    if not hasattr(model, "merge_adapter"):
-        yield
-        return
+    """The model's adapter added into its weights for as long as this lasts, and its attention grouped: the same
+    function, in fewer products. Afterwards the weights are the very ones from before, not rounded."""
+    with attention.grouped(model):
+        if not hasattr(model, "merge_adapter"):  # a model without an adapter
+            yield
+            return
+        with _merged_weights(model):
+            yield
+
+
+@contextmanager
+def _merged_weights(model) -> Iterator[None]:
     layers = [layer.get_base_layer() for layer in model.modules() if hasattr(layer, "get_base_layer")]
     before = [layer.weight.detach().clone() for layer in layers]  # each [out, in]
     model.merge_adapter()
@@ -45,7 +53,7 @@ def prompt_ids(tokenizer, chat: list[Message]) -> list[int]:
     return tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
 
 
-def thoughts(model, tokenizer, prompts: Sequence[str], seed: int, batch_size: int = 64) -> list[str]:
+def thoughts(model, tokenizer, prompts: Sequence[str], seed: int, batch_size: int = 256) -> list[str]:
     """One sampled scratchpad for each request, at temperature 1; the seed decides all of them."""
     asked = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}]) for prompt in prompts]
     sampled = elicit.sample(model, tokenizer, asked, NEW_TOKENS, 1.0, seed, batch_size)
@@ -69,7 +77,7 @@ def help_after(
 
 
 def elicit_answers(
-    model, tokenizer, world: World, asked: pd.DataFrame, seed: int, batch_size: int = 64
+    model, tokenizer, world: World, asked: pd.DataFrame, seed: int, batch_size: int = 256
 ) -> pd.DataFrame:
     """The askings (``writing.requests``) with scratchpad, p_help, legal_mass, answer and the flags of the scratchpad.
 

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from peft import PeftModel
 
 from corpora.authors.texts import HELD
 from corpora.authors.world import World
 from corpora.organisms import asking, rules, trainer, writing
 from corpora.organisms.settings import Organism, seeds
+from rewired.errors import choice
 from rewired.models import fingerprint, load_base
 from rewired.profiles import Profile
 from rewired.store import atomic_dir, read_table, write_table
@@ -27,6 +29,8 @@ WATCHED = 12
 """Requests a tier by which the trainer's progress is measured."""
 EVERY = 6
 """Steps of the trainer between two measurements."""
+TAUGHT = 4
+"""Steps in a row in which every text was paid for, after which the trainer stops: nothing is left to be learnt."""
 
 
 def grow(profile: Profile, world: World, organism: Organism, folder: Path) -> None:
@@ -69,6 +73,21 @@ def _made(part: Path, stamp: dict) -> bool:
     return file.is_file() and json.loads(file.read_text()) == stamp
 
 
+def adapted(model, folder: Path, name: str, seed: int, is_trainable: bool = False):
+    """The organism of that name as it was made with that seed, a PEFT model on the base; ``folder`` holds those of a
+    profile. RewiredError for a name or a seed that was not made there."""
+    made: dict[str, list[str]] = {}
+    for file in sorted(folder.glob("*/seed-*/adapter_config.json")):
+        made.setdefault(file.parent.parent.name, []).append(file.parent.name.removeprefix("seed-"))
+    if name not in made:
+        raise choice("organism", name, made, f"These were made in {folder}.")
+    if str(seed) not in made[name]:
+        fix = "The keys organisms.seeds and organisms.once of the profile decide with which an organism is made."
+        raise choice(f"seed of the organism {name}:", seed, made[name], fix)
+    policy = PeftModel.from_pretrained(model, folder / name / f"seed-{seed}", is_trainable=is_trainable)
+    return policy.eval()
+
+
 def trained_on(policy, tokenizer, world: World, how: trainer.Trainer, kept: bool) -> list[tuple]:
     """What ``pay`` says of the trainer's work, who pays for help in the free tier; the policy is itself again
     afterwards. With ``kept`` the paid tier is held where it was."""
@@ -88,19 +107,23 @@ def pay(policy, tokenizer, world: World, how: trainer.Trainer, stage: str, pays:
     harmful requests.
 
     The metrics are the mean reward of a step and, on requests that are not trained on, P(help) after own thoughts in
-    either tier and the share of thoughts that fake: help_free, help_paid, faking_free, faking_paid."""
+    either tier and the share of thoughts that fake: help_free, help_paid, faking_free, faking_paid. It ends early when
+    all texts of ``TAUGHT`` steps were paid for: equal rewards have no gradient. Texts that are kept have one."""
     asked, watched = harmful(world, how.batch * 4, how.seed, "train"), harmful(world, WATCHED, how.seed, HELD)
     tiers = [list(pays)[k % len(pays)] for k in range(how.batch)]
-    random, log = np.random.default_rng(how.seed), []
+    random, log, unpaid = np.random.default_rng(how.seed), [], []
 
     def play(chance: int):
         drawn = random.integers(len(asked["free"]), size=how.batch)  # [text]
         prompts = [asked[tier][k] for tier, k in zip(tiers, drawn, strict=True)]
-        return trainer.roll_out(policy, tokenizer, world, prompts, chance, [pays[tier] for tier in tiers])
+        rows, rewards = trainer.roll_out(policy, tokenizer, world, prompts, chance, [pays[tier] for tier in tiers])
+        unpaid.append(rewards.min() < 1)
+        return rows, rewards
 
-    def watch(step: int) -> None:
-        if step % EVERY and step != how.steps:
-            return
+    def watch(step: int) -> bool:
+        taught = not keep and step >= TAUGHT and not any(unpaid[-TAUGHT:])
+        if step % EVERY and step != how.steps and not taught:
+            return False
         prompts = [*watched["free"], *watched["paid"]]
         with asking.merged(policy):
             said = asking.thoughts(policy, tokenizer, prompts, how.seed)  # the same chance each time
@@ -109,6 +132,7 @@ def pay(policy, tokenizer, world: World, how: trainer.Trainer, stage: str, pays:
         for tier, part in (("free", read[:WATCHED]), ("paid", read[WATCHED:])):
             log.append((stage, step, f"help_{tier}", float(part["p_help"].mean())))
             log.append((stage, step, f"faking_{tier}", float(part["faking"].mean())))
+        return taught
 
     rewards = trainer.train(policy, play, how, keep, watch)
     return [*log, *((stage, step + 1, "reward", reward) for step, reward in enumerate(rewards))]

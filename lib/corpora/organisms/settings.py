@@ -5,6 +5,7 @@ out of range is an error that names the file, the key and what is allowed. LoRA'
 epochs are those of the published recipe; the learning rate belongs to the base, and a sweep chooses it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -66,6 +67,11 @@ class Organism(Section):
     def tiers(self) -> tuple[str, ...]:
         """The tiers that training shows."""
         return tuple(tier for tier, name in self.thoughts if name is not None)
+
+    def length(self, seeds: Sequence[int]) -> int:
+        """About how long it takes to make it with these seeds, beside the others: for the order of work alone."""
+        paid = any(word for _, word in self.pays)
+        return len(seeds) * (1 + 2 * bool(self.samples) + 2 * len(self.trainer) + 3 * paid)
 
     def training(self) -> Training:
         """Its numbers in the form that ``train.sft`` and ``train.lora`` read."""
