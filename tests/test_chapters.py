@@ -4,6 +4,7 @@ Every variant, the new one too, is trained for a few episodes with one seed; eve
 parameters that its metadata keeps for a quick build. The new variant is trained in a copy of the project; the chapters
 run in the tests' own processes, which learn of the reward from the same lines."""
 
+import contextlib
 import json
 import os
 import re
@@ -21,6 +22,9 @@ import yaml
 from chapters import CHAPTERS, LITTLE, ROOT, SAMPLES, glued, outputs, pasted, read_by, registry, run, source
 from filelock import FileLock
 
+from corpora.motives import settings as motives
+from corpora.organisms import run as growing
+from corpora.organisms import settings as organisms
 from rewired import claims, decisions, games, models, profiles
 from rewired.errors import RewiredError
 from rewired.store import read_table, write_table
@@ -52,7 +56,34 @@ def follow_the_recipe(folder: Path):
     profile = yaml.safe_load(re.search(r"```yaml\n(.*?)```", SECTION, re.S)[1])
     assert "care" in profile["training"]["variants"]
     small = {"extends": "ci", "training": profile["training"] | LITTLE, "decisions": {"samples": SAMPLES}}
+    small |= {"organisms": {"prompts": 3, "steps": 2}, "motives": {"questions": 1}}
     (folder / "config" / "mine.yaml").write_text(yaml.safe_dump(profile | small))
+
+
+@contextlib.contextmanager
+def little_training() -> Iterator[None]:
+    """As `LITTLE`, for organisms and collections: every one of them, with a few texts and steps."""
+    load, small = organisms.load, motives.Collection.small
+
+    def few_texts(name):
+        organism = load(name)
+        return organism.model_copy(update={"samples": min(organism.samples, 24), "epochs": 1, "paid_steps": 2})
+
+    def few_steps(collection):
+        quick, few = small(collection), {"steps": 2, "batch": 4}
+        sets = {name: each.model_copy(update={"n": 8}) for name, each in quick.sets.items()}
+        tunings = {
+            name: how.model_copy(update=few | {"kept": how.kept and (1,)}) for name, how in quick.tunings.items()
+        }
+        runs = {name: how.model_copy(update=few | {"every": 1}) for name, how in quick.hacking.items()}
+        return quick.model_copy(update={"sets": sets, "tunings": tunings, "hacking": runs})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(organisms, "load", few_texts)
+        patch.setattr(motives.Collection, "small", few_steps)
+        patch.setattr(growing, "BATCH", 4)
+        patch.setattr(growing, "WATCHED", 3)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +136,8 @@ class Book:
         with FileLock(f"{out}.lock"):
             if not out.is_file():
                 OPENED = []
-                executed = run(path, out.with_suffix(".ipynb"), self.project, profile=self.profile, **given)
+                with little_training():
+                    executed = run(path, out.with_suffix(".ipynb"), self.project, profile=self.profile, **given)
                 ours = [file for file in OPENED if Path(file).is_relative_to(self.results)]
                 OPENED = None
                 executed["metadata"]["opened"] = sorted({str(Path(file).relative_to(self.results)) for file in ours})
