@@ -1,4 +1,4 @@
-"""What one process of a test run makes for all of them: several processes share the tests, and each would make it anew."""
+"""What one process of a test run makes for all of them: several share the tests, and each would make it anew."""
 
 import atexit
 import os
