@@ -19,6 +19,14 @@ TEMPLATE = (
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE with digits split singly, Gemma's special tokens and chat template."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_words()), bos_token="<bos>", eos_token="<eos>", pad_token="<pad>",
+        padding_side="left", additional_special_tokens=SPECIAL[3:], chat_template=TEMPLATE,
+    )  # fmt: skip
+
+
+@cache
+def _words() -> str:
     words = Tokenizer(models.BPE())
     words.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -28,10 +36,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=SPECIAL, initial_alphabet=alphabet)
     texts = [p.text for p in (*scenario_set(), *held_out_set(wordings=("structured", "prose")))]
     words.train_from_iterator(texts + ["user\nmodel\naction"] * 50, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", padding_side="left",
-        additional_special_tokens=SPECIAL[3:], chat_template=TEMPLATE,
-    )  # fmt: skip
+    return words.to_str()
 
 
 def save(folder: Path, seed: int = 0, scale: float = 0.3, **changes) -> Path:
