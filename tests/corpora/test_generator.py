@@ -48,7 +48,8 @@ def test_a_generator_writes_the_act_and_learns_what_its_reader_likes(tables, sma
     def counts(rows):
         return np.array([np.sum(np.array(ids)[np.array(own)] == liked) / len(ids) for ids, own in rows])
 
-    policy, course = generator.optimise(model, tokenizer, begun, counts, Trainer(1, 25, 12, 3e-2, bf16=False))
+    bar, how = float(np.median(counts(bare))), Trainer(1, 25, 12, 3e-2, bf16=False)
+    policy, course = generator.optimise(model, tokenizer, begun, counts, bar, how)
     assert len(course) == 25 and course[-5:].mean() > 5 * course[:5].mean()
     assert policy is not model
 

@@ -65,11 +65,11 @@ def write(model, tokenizer, begun: Sequence[Opening], seed: int) -> tuple[list[R
     return written, bare
 
 
-def optimise(model, tokenizer, begun: Sequence[Opening], read: Read, how: Trainer):
-    """(policy, readings [step]): a copy of the base, paid for what ``read`` likes, and each step's mean reading."""
+def optimise(model, tokenizer, begun: Sequence[Opening], read: Read, bar: float, how: Trainer):
+    """(policy, readings [step]): a copy of the base, paid for texts that ``read`` likes better than ``bar``, and each
+    step's mean reading."""
     policy = tuning.trainable(model, Tuning())
-    _, first = write(model, tokenizer, begun, how.seed)
-    bar, random, courses = float(np.median(read(first))), np.random.default_rng(how.seed), []
+    random, courses = np.random.default_rng(how.seed), []
 
     def play(chance: int) -> tuple[list[Row], np.ndarray]:
         some = [begun[k] for k in random.integers(len(begun), size=how.batch)]
