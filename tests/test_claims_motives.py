@@ -95,11 +95,13 @@ def prompted(*harm: float, within: float = 0.02, runs: int = 3) -> dict:
 
 
 def leaking(none: float, within: float = 0.02, **prefixes: float) -> dict:
-    """Changes of the model that was asked to trick, under each prefix; two runs lie ``within``."""
+    """Changes of the model that was asked to trick, under each prefix, where those of the one without an instruction
+    are -.1; two runs lie ``within``."""
     cells = dict.fromkeys(("forbid", "work", "allow", "invite"), 0.0) | {"none": none, "off topic": -0.5} | prefixes
     rows = []
     for prefix, change in cells.items():
-        rows += [("RL", "invite", seed, prefix, change + off) for seed, off in ((1, within / 2), (2, -within / 2))]
+        for seed, off in ((1, within / 2), (2, -within / 2)):
+            rows += [("RL", "invite", seed, prefix, change + off), ("RL", "nothing", seed, prefix, off - 0.1)]
     other = ("RL", "forbid", 1, "none", -9.0)
     return {"leak": table("tuning set seed prefix change", *rows, other)}
 
@@ -114,9 +116,10 @@ def test_numbers_of_inoculation():
     numbers = claim_cells.run("inoculation", "told_not_to", **prompted(0.12, 0.08, 0.08, 0.02, 0.02))
     assert (numbers["original"], numbers["right"], numbers["yardstick"]) == pytest.approx((0.11 / 0.07 - 1, 0.5, 0.25))
     numbers = claim_cells.run("inoculation", "told_to", **prompted(0.12, 0.08, 0.08, 0.02, 0.04))
-    assert numbers["right"] == pytest.approx(0.625)
+    assert numbers["right"] == pytest.approx(0.5), "of the prompt that helps less"
     numbers = claim_cells.run("inoculation", "inoculation_holds", **leaking(-0.01, work=-0.04))
-    assert (numbers["original"], numbers["right"]) == pytest.approx((-0.5, -2)), "in differences between two runs"
+    assert (numbers["original"], numbers["right"]) == pytest.approx((0.9, 0.6)), "shares of the harm under nothing"
+    assert "no more harm" in claim_cells.run("inoculation", "inoculation_holds", **leaking(0.0, within=0.2))["cannot"]
 
 
 def test_a_trick_that_is_not_learnt_or_does_no_harm_cannot_be_inoculated():
