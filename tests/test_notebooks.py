@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import tiny
 from chapters import CHAPTERS, HIDDEN, LITTLE, NOTEBOOKS, ROOT, cells, registry, run, source, stored, tags
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -205,7 +206,7 @@ def test_an_unknown_parameter_is_refused(path):
 
 @pytest.mark.slow
 def test_a_run_runs_alone(tmp_path):
-    little = [f"training.{key}={value}" for key, value in LITTLE.items()]
+    little = [f"training.{key}={value}" for key, value in LITTLE.items()] + [f"model.path={tiny.legal_base()}"]
     given = {"profile": "ci", "overrides": little, "variant": "hybrid", "seed": 9}
     run("runs/train", tmp_path / "out.ipynb", tmp_path, build=False, **given)
     made = tmp_path / "results" / "ci" / "trials" / "runs" / "hybrid-9" / "run.json"

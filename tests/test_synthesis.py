@@ -146,7 +146,7 @@ def test_intervals_cover_the_ratio_over_prompts():
     clusters = dict(enumerate(np.repeat(range(9), sizes)))
     inside, columns = 0, runs_of(3, ("one", "two"))
     place = np.array([clusters[p] for p in clusters])
-    for _ in range(200):
+    for _ in range(100):
         # Two populations of prompts' squared differences, shared within clusters; true ratio √13.
         gap = 2 * np.sqrt(3) * np.exp(0.3 * random.normal(size=9))[place] / np.exp(0.3**2)
         noise = np.exp(0.3 * random.normal(size=9))[place] / np.exp(0.3**2)
@@ -157,7 +157,7 @@ def test_intervals_cover_the_ratio_over_prompts():
         squares = np.square(table[..., None] - table[..., None, :]).mean(axis=1)  # [prompt, run, run]
         low, high = intervals(partial(matrix_of, squares, columns), clusters)
         inside += low[0] <= np.sqrt(1 + 12) <= high[0]
-    assert binom.ppf(0.001, 200, 0.95) <= inside
+    assert binom.ppf(0.001, 100, 0.95) <= inside
 
 
 # --- the test over runs ----------------------------------------------------------------------------------------------

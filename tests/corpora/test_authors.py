@@ -459,7 +459,10 @@ def test_the_shipped_base_reaches_its_floors():
     from rewired import models, profiles
 
     profile = profiles.load("pocket", ["model.path=models/authors"])
-    frame = report.authors_report(*models.load_base(profile), n=200, seed=7)
-    room = np.where(frame["name"].str.contains("keywords|random"), 0.04, 0.02)
+    n = 140
+    frame = report.authors_report(*models.load_base(profile), n=n, seed=7)
+    # of chance: three standard errors of an AUROC on n texts a class, less what the floors allow anyway
+    chance = 3 / (6 * n) ** 0.5 - 0.04
+    room = np.where(frame["name"].str.contains("keywords|random"), chance, 0.02)
     missed = frame[(frame["value"] < frame["low"] - room) | (frame["value"] > frame["high"] + room)]
     assert missed.empty, missed.to_string()
