@@ -204,7 +204,7 @@ for collection in P.motives.collections:
         priority: len(motives.load(collection).runs(P.organisms.seeds))
         threads: P.threads
         resources: **asked("train")
-        shell: "python tools/cards.py train " + RUN + " -p collection={params.collection}"
+        shell: "REWIRED_CODE={params.code} python tools/cards.py train " + RUN + " -p collection={params.collection}"
 
 
 READERS = Counter(table for chapter in BUILT.values() for table in registry.tables_read(chapter, CHAPTERS, BUILT))

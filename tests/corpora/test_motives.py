@@ -565,7 +565,7 @@ def test_tests_behave_at_their_level_on_planted_truths():
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_that_was_broken_off_goes_on_to_the_same_table(tables, small, tmp_path):
+def test_a_batch_that_was_broken_off_goes_on_to_the_same_table(tables, small, tmp_path, monkeypatch):
     model, tokenizer = small
     model.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
@@ -593,6 +593,10 @@ def test_a_batch_that_was_broken_off_goes_on_to_the_same_table(tables, small, tm
     again = read_table(run.batch(profile, tables, chosen, [1, 2], tmp_path / "made", n=1), profile)
     pd.testing.assert_frame_equal(first, again)
     assert {part: part.stat().st_mtime_ns for part in dates} == dates
+    monkeypatch.setenv("REWIRED_CODE", "edited")
+    anew = read_table(run.batch(profile, tables, chosen, [1], tmp_path / "made", n=1), profile)
+    assert len(list((tmp_path / "made" / "parts").iterdir())) == 9 + 5, "code that was edited trains anew"
+    pd.testing.assert_frame_equal(anew, first[first["seed"] != 2].reset_index(drop=True))
 
 
 def test_a_collection_of_the_untied_world_is_trained_on_the_twin(tables, small, tmp_path):

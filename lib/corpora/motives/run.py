@@ -2,12 +2,14 @@
 
 A fine-tune takes a few seconds, a kernel's start as long. So the runs of a collection share a process. Each of them is
 written as a whole in ``<folder>/parts``, under a name that stands for all that decides it. A call that was broken off
-goes on with the first one that is missing, and collections share what they have in common. The table of all of them is
+goes on with the first one that is missing, and collections share what they have in common. In a build, ``REWIRED_CODE``
+stands for the code that trains, and runs of older code are made anew. The table of all of them is
 ``<folder>/<collection>.parquet``.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +69,7 @@ def bench(profile: Profile, world: World, chosen: Collection, n: int) -> Bench:
     for name, prefix in chosen.prefixes.items():
         panels[name] = measuring.panel(world, tokenizer, -(-n // 3), profile.seed, prefix, ("good",))
     stamp = {"base": fingerprint(model), "n": n, "seed": profile.seed, "world": world.model_dump(mode="json")}
-    stamp |= {"asks": chosen.asks, "prefixes": chosen.prefixes}
+    stamp |= {"asks": chosen.asks, "prefixes": chosen.prefixes, "code": os.environ.get("REWIRED_CODE", "")}
     return Bench(model, tokenizer, world, panels, stamp)
 
 
