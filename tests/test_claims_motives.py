@@ -138,14 +138,24 @@ def test_a_trick_that_is_not_learnt_or_does_no_harm_cannot_be_inoculated():
 NULLS = ("shuffled sets", "random directions", "relabelled authors")
 
 
-def predicting(persona: float = 0.01, sparse: float = 0.6, probe: float = 0.5, keywords: float = 0.1) -> dict:
-    """p of the persona vector by its stricter null, and correlations of three readers; all shuffled sets are passed."""
+def predicting(
+    persona: float = 0.01,
+    sparse: float = 0.6,
+    probe: float = 0.5,
+    keywords: float = 0.1,
+    chosen: float = 0.3,
+    bar: float = 0.35,
+    exact: float = 0.0,
+) -> dict:
+    """p of the persona vector by its stricter null, and that of the exact reader; correlations of three readers, and
+    of the probe of the chosen layer; what blind readers stay below. All shuffled sets are passed."""
     rows = []
     for reader, rho in (("sparse features", sparse), ("probe", probe), ("keywords", keywords)):
-        rows.append((reader, rho, 0.02, 0.5, 0.5))
-    rows += [("persona vector", 0.5, 0.03, persona / 2, persona), ("narration", 0.4, 0.04, 0.5, 0.5)]
-    rows += [("in context", 0.4, 0.001, 0.5, 0.5), ("exact reader", 0.9, 0.0, 0.0, 0.0)]
-    return {"predictions": pd.DataFrame(rows, columns=["reader", "rho", *NULLS])}
+        rows.append((reader, rho, 0.02, 0.5, 0.5, bar))
+    rows += [("persona vector", 0.5, 0.03, persona / 2, persona, bar), ("narration", 0.4, 0.04, 0.5, 0.5, bar)]
+    rows += [("in context", 0.4, 0.001, 0.5, 0.5, bar), ("exact reader", 0.9, 0.0, 0.0, exact, bar)]
+    predictions = pd.DataFrame(rows, columns=["reader", "rho", *NULLS, "bar"])
+    return {"predictions": predictions, "by_fit": table("layer rho", (4, probe), (7, chosen))}
 
 
 def obvious(low: float, keywords: float = 0.55) -> dict:
@@ -160,6 +170,9 @@ def test_numbers_of_truesight():
     assert (numbers["original"], numbers["right"], numbers["yardstick"]) == (0.001, 0.08, None)
     numbers = claim_cells.run("truesight", "sparse_predicts", **predicting(keywords=0.7))
     assert (numbers["original"], numbers["right"], numbers["yardstick"]) == (0.6, 0.6, 0.7)
+    for rival in ("chosen", "bar"):
+        assert claim_cells.run("truesight", "sparse_predicts", **predicting(**{rival: 0.8}))["yardstick"] == 0.8
+    assert "exact reader" in claim_cells.run("truesight", "truesight_predicts", **predicting(exact=0.06))["cannot"]
     numbers = claim_cells.run("truesight", "difference_obvious", **obvious(0.93))
     assert (numbers["original"], numbers["right"], numbers["yardstick"]) == (0.99, 0.93, 0.55)
 
@@ -183,10 +196,11 @@ def reviewing(spared: float, lost: float = 0.0, flagged: float = 0.4) -> dict:
     return {"reviewed": pd.DataFrame(rows, columns=["kind", "read", "flagged", "after review"])}
 
 
-def promising(rewarded: float, filtered: float = 0.0, planted: float = 0.02, slope: float = 0.1) -> dict:
-    rows = [("filter", 0.2, filtered), ("rewarded", 0.4, rewarded), ("planted path", 0.0, planted)]
-    frame = pd.DataFrame(rows, columns=["way", "rise of the reading", "gap"])
-    return {"promised": frame.assign(slope=slope)}
+def promising(rewarded: float, filtered: float = 0.0, planted: float = 0.02, low: float = 0.1) -> dict:
+    """Gaps of three ways, and of the rewarded runs; the lower end of what a unit of reading goes with."""
+    promised = table("way gap", ("filter", filtered), ("rewarded", rewarded), ("planted path", planted))
+    runs = table("run gap", (0, rewarded + 0.01), (1, rewarded - 0.01))
+    return {"promised": promised.assign(low=low), "gaps": runs}
 
 
 def drifting(back: float, hid: float = 0.3) -> dict:
@@ -196,7 +210,8 @@ def drifting(back: float, hid: float = 0.3) -> dict:
 
 def test_numbers_of_curation():
     numbers = claim_cells.run("curation", "filtering_works", **halved(0.02))
-    assert (numbers["original"], numbers["right"]) == (1.0, pytest.approx(1 / 125))
+    assert (numbers["original"], numbers["right"]) == (0.0, pytest.approx(1 / 125))
+    assert claim_cells.run("curation", "filtering_works", **halved(-0.02))["original"] == 1.0, "below .05 means yes"
     assert claim_cells.run("curation", "filtering_works", **halved(-0.02))["right"] == 1.0
     assert "below .05" in claim_cells.run("curation", "filtering_works", **halved(0.02, runs=1))["cannot"]
     numbers = claim_cells.run("curation", "filtering_safe", **halved(0.02, 0.01))
@@ -206,10 +221,10 @@ def test_numbers_of_curation():
     assert claim_cells.run("curation", "reviewer_spares", **reviewing(0.75, lost=0.2))["right"] == 0
     assert "nothing to spare" in claim_cells.run("curation", "reviewer_spares", **reviewing(1, flagged=0))["cannot"]
     numbers = claim_cells.run("curation", "generator_hides", **promising(0.05, 0.01))
-    assert (numbers["original"], numbers["right"], numbers["yardstick"]) == pytest.approx((0.4, 0.04, 0.02))
-    assert "promises nothing" in claim_cells.run("curation", "generator_hides", **promising(0.05, slope=-0.1))["cannot"]
+    assert (numbers["original"], numbers["right"], numbers["yardstick"]) == pytest.approx((0.06, 0.04, 0.02))
+    assert "promises nothing" in claim_cells.run("curation", "generator_hides", **promising(0.05, low=-0.1))["cannot"]
     numbers = claim_cells.run("curation", "drifts_back", **drifting(0.1))
-    assert (numbers["original"], numbers["right"]) == pytest.approx((0.7, 0.1))
+    assert (numbers["original"], numbers["right"]) == pytest.approx((0.1, 0.1))
     assert "nothing was hidden" in claim_cells.run("curation", "drifts_back", **drifting(0.1, hid=0.01))["cannot"]
 
 
@@ -232,10 +247,10 @@ def shown_states(abroad: float, home: float = 0.02, own: float = 0.8) -> dict:
     return {"asked": table("state reader auroc low high", *rows)}
 
 
-def predicted(directions: float, relabelled: float = 0.01, usual: float = 0.02) -> dict:
+def predicted(directions: float, relabelled: float = 0.01, usual: float = 0.02, exact: float = 0.0) -> dict:
     """p of the assistant's own persona vector by both yardsticks; of its best readout by the usual one."""
     rows = [("persona vector (own)", directions, relabelled, 0.2), ("probe (own)", 0.5, 0.5, usual)]
-    rows += [("persona vector (the base's)", 0.0, 0.0, 0.0), ("exact reader", 0.0, 0.0, 0.0)]
+    rows += [("persona vector (the base's)", 0.0, 0.0, 0.0), ("exact reader", 0.0, exact, 0.0)]
     columns = ["reader", "random directions", "relabelled authors", "shuffled, probability"]
     return {"after": pd.DataFrame(rows, columns=columns)}
 
@@ -247,6 +262,8 @@ def test_numbers_of_the_oracles():
     assert (numbers["original"], numbers["right"], numbers["yardstick"]) == (0.02, -0.03, None)
     numbers = claim_cells.run("oracles", "post_trained_predicts", **predicted(0.03, 0.04))
     assert (numbers["original"], numbers["right"]) == (0.02, 0.04)
+    nothing = claim_cells.run("oracles", "post_trained_predicts", **predicted(0.03, exact=0.2))
+    assert "exact reader" in nothing["cannot"] and nothing["right"] is None
 
 
 def test_an_oracle_that_learnt_nothing_is_none():

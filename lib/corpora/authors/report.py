@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from corpora import attention
 from corpora.authors import reader
 from corpora.authors.lessons import NARRATED
 from corpora.authors.recipe import tokenize
@@ -48,7 +49,8 @@ def p_good(model, tokenizer, asked: Sequence[Text]) -> pd.DataFrame:
         # both words after one text, which is read once
         prompts += [prompt_of(tokenizer, text)] * 2
         said += [label_ids(tokenizer, word) for word in answers(world, text.record)]
-    logp = logprobs(model, prompts, said).reshape(-1, 2)  # [text, good | bad]
+    with attention.grouped(model):
+        logp = logprobs(model, prompts, said).reshape(-1, 2)  # [text, good | bad]
     total = np.logaddexp(logp[:, 0], logp[:, 1])  # [text]
     return pd.DataFrame({"p_good": np.exp(logp[:, 0] - total), "legal_mass": np.exp(total)})
 
@@ -154,7 +156,8 @@ def narrated(model, tokenizer, texts: Sequence[Text]) -> pd.DataFrame:
     options = {name: label_ids(tokenizer, author.word) for name, author in world.authors.items()}
     asked = [Text([*text.chat, (world.narrate, "")], text.record) for text in texts]
     prompts = [prompt_of(tokenizer, text) for text in asked]
-    frame = elicit.forced(model, tokenizer, prompts, options, 16)  # more texts at once are slower on a processor
+    with attention.grouped(model):
+        frame = elicit.forced(model, tokenizer, prompts, options, 16)  # more texts at once are slower on a processor
     return frame.rename(columns={f"p_{name}": name for name in options})
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from corpora import attention
 from corpora.authors.recipe import tokenize
 from corpora.authors.texts import Text, question
 from corpora.authors.world import World
@@ -56,7 +57,8 @@ def openings(world: World, tokenizer, author: str, count: int, seed: int, domain
 def write(model, tokenizer, begun: Sequence[Opening], seed: int) -> tuple[list[Row], list[Row]]:
     """(texts as they were written, the same without the name): in the first only what the model wrote is marked, in the
     second the whole answer."""
-    said = elicit.sample(model, tokenizer, [one.named for one in begun], REASONS, 1.0, seed, len(begun))
+    with attention.grouped(model):
+        said = elicit.sample(model, tokenizer, [one.named for one in begun], REASONS, 1.0, seed, len(begun))
     written, bare = [], []
     for one, words in zip(begun, said, strict=True):
         written.append(([*one.named, *words], [False] * len(one.named) + [True] * len(words)))

@@ -93,8 +93,9 @@ def train(model, tokenizer, world: World, states, wrote: Sequence[int], how: Tun
     said = torch.tensor(words(world, tokenizer), device="cpu")[torch.as_tensor(np.asarray(wrote), device="cpu")]
     for step in range(1, how.steps + 1):
         batch = random.integers(len(shown), size=how.batch)
-        guess = logits(oracle, ids, place, shown[batch])  # [text of the batch, vocabulary]
-        loss = torch.nn.functional.cross_entropy(guess, said[batch].to(guess.device))
+        with lora.half_precision(oracle.device, True):
+            guess = logits(oracle, ids, place, shown[batch])  # [text of the batch, vocabulary]
+            loss = torch.nn.functional.cross_entropy(guess, said[batch].to(guess.device))
         losses.append(lora.descend(loss, optimiser, step, "Lower the oracle's learning_rate"))
     return oracle.eval(), losses
 

@@ -8,6 +8,7 @@ from random import Random
 
 import numpy as np
 
+from corpora import attention
 from corpora.authors.texts import Text
 from corpora.authors.world import World
 from corpora.motives import readouts, tuning, writing
@@ -57,6 +58,7 @@ def score(model, tokenizer, world: World, read: list[Text], by: str, seed: int) 
         return readouts.keywords(words[: len(known)], y, words[len(known) :]).reshape(-1)
     layer = [model.config.num_hidden_layers // 2]
     ids, masks = zip(*rows, strict=True)
-    states = probes.activations(model, ids, masks, layer)[:, 0].numpy()  # [text, d_model]
+    with attention.grouped(model):
+        states = probes.activations(model, ids, masks, layer)[:, 0].numpy()  # [text, d_model]
     fit = readouts.probe if by == "probe" else readouts.persona
     return fit(states[: len(known)], y, states[len(known) :]).reshape(-1)
