@@ -140,8 +140,12 @@ def imported(path: str) -> set[str]:
                 parts = [*module.split("."), name.name]
                 while not (ROOT / "lib" / Path(*parts)).with_suffix(".py").is_file() and len(parts) > 2:
                     parts.pop()
-                files.add(f"corpora/{parts[1]}/" if parts[0] == "corpora" else "/".join(parts[1:]) + ".py")
-    files = {file for file in files if (ROOT / "lib" / "rewired" / file).is_file() or file.endswith("/")}
+                if parts[0] == "rewired":
+                    files.add("/".join(parts[1:]) + ".py")
+                else:  # a corpus is named by its folder, what corpora share by its file
+                    corpus = (ROOT / "lib" / "corpora" / parts[1]).is_dir()
+                    files.add(f"corpora/{parts[1]}" + ("/" if corpus else ".py"))
+    files = {file for file in files if (ROOT / "lib" / "rewired" / file).is_file() or file.startswith("corpora/")}
     return {file for file in files if file.removesuffix(".py") not in EVERYWHERE}
 
 
