@@ -14,7 +14,6 @@ import os
 import re
 import shlex
 import sys
-from collections import Counter
 from pathlib import Path
 
 ROOT = Path(workflow.basedir)
@@ -101,6 +100,16 @@ def asked(kind):
     return needs | ({"gpu": 1, "gpu_mem_mb": card} if card else {})
 
 
+AHEAD = registry.ahead(BUILT)
+
+
+def follows(*kinds):
+    """Seconds of work that wait for the last of these runs. What has most work before its end begins first, and what
+    nobody waits for fills the gaps."""
+    waiting = [AHEAD[chapter.name] for chapter in BUILT.values() if set(kinds) & set(chapter.needs)]
+    return max(waiting, default=0)
+
+
 def tables(names):
     """The files of these tables."""
     return [f"{R}/tables/{name}.parquet" for name in names]
@@ -130,6 +139,7 @@ rule train:
         [f"{R}/runs/{{variant}}-{{seed}}/{file}" for file in RUN_FILES],
         notebook=f"{R}/notebooks/runs/{{variant}}-{{seed}}.ipynb",
     wildcard_constraints: variant=VARIANT, seed="[0-9]+"
+    priority: 60 + follows("runs", "pairs")
     params:
         base=BASE_HASH["model"],
         profile=TRAIN_KEYS,
@@ -149,6 +159,7 @@ rule patch_pair:
         [f"{R}/pairs/{{source}}-{{source_seed}}-to-{{target}}-{{target_seed}}/{file}" for file in PAIR_FILES],
         notebook=f"{R}/notebooks/runs/{{source}}-{{source_seed}}-to-{{target}}-{{target_seed}}.ipynb",
     wildcard_constraints: source=VARIANT, target=VARIANT, source_seed="[0-9]+", target_seed="[0-9]+"
+    priority: 60 + follows("pairs")
     params:
         base=BASE_HASH["model"],
         profile=PAIR_KEYS,
@@ -162,8 +173,7 @@ rule patch_pair:
 
 for organism, files in ORGANISM_FILES.items():
     rule:
-        # All seeds of one organism: a kernel's start costs more than a run. The longest begin first: the last one
-        # works alone.
+        # All seeds of one organism: a kernel's start costs more than a run.
         name: f"organism_{organism}"
         input:
             notebook=ancient(ORGANISM),
@@ -178,7 +188,7 @@ for organism, files in ORGANISM_FILES.items():
             code=stale.code_hash([ROOT / ORGANISM], ROOT),
             organism=organism,
             seeds=list(organisms.seeds(P, organism)),
-        priority: organisms.load(organism).length(organisms.seeds(P, organism))
+        priority: organisms.load(organism).length(organisms.seeds(P, organism)) + follows("organisms")
         threads: P.threads
         resources: **asked("train")
         shell: "python tools/cards.py train " + RUN + " -p organism={params.organism}"
@@ -187,7 +197,7 @@ for organism, files in ORGANISM_FILES.items():
 for collection in P.motives.collections:
     rule:
         # All sets and seeds of one collection. What was trained stays in parts/, so a job that was broken off goes on,
-        # and collections share what they have in common. The longest begin first: the last one works alone.
+        # and collections share what they have in common.
         name: f"motive_{collection}"
         input:
             notebook=ancient(MOTIVE),
@@ -201,16 +211,14 @@ for collection in P.motives.collections:
             profile=MOTIVE_KEYS,
             code=stale.code_hash([ROOT / MOTIVE], ROOT),
             collection=collection,
-        priority: len(motives.load(collection).runs(P.organisms.seeds))
+        priority: motives.load(collection).length(P.organisms.seeds) + follows("motives")
         threads: P.threads
         resources: **asked("train")
         shell: "REWIRED_CODE={params.code} python tools/cards.py train " + RUN + " -p collection={params.collection}"
 
 
-READERS = Counter(table for chapter in BUILT.values() for table in registry.tables_read(chapter, CHAPTERS, BUILT))
 for chapter in CHAPTERS.values():
     rule:
-        # Chapters whose tables others read begin first.
         name: f"chapter_{chapter.name}"
         input:
             notebook=str(chapter.notebook),
@@ -226,7 +234,7 @@ for chapter in CHAPTERS.values():
             profile=stale.keys(P, stale.chapter_reads(ROOT / chapter.notebook, chapter.needs, ROOT)),
             code=stale.code_hash([ROOT / chapter.notebook], ROOT),
             given=given(chapter),
-        priority: sum(READERS[table] for table in chapter.writes)
+        priority: AHEAD.get(chapter.name, 0)
         threads: P.threads
         resources: **asked("chapter")
         shell: "python tools/cards.py chapter " + RUN + " {params.given}"

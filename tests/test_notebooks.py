@@ -135,7 +135,7 @@ def test_chapters_describe_themselves(tmp_path):
     folder = project(
         tmp_path,
         one={"writes": ["one", "one_claims"]},
-        motives__two={"needs": ["runs"], "reads": ["one"], "writes": ["two_claims"], "ci": {"n": 1}},
+        motives__two={"needs": ["runs"], "reads": ["one"], "writes": ["two_claims"], "ci": {"n": 1}, "length": 50},
         three={"reads": ["*_claims"], "writes": ["three_claims"]},
         runs__train=None,
     )
@@ -143,7 +143,9 @@ def test_chapters_describe_themselves(tmp_path):
     assert set(found) == {"one", "two", "three"} and found["two"].path == "motives/two" and found["two"].ci == {"n": 1}
     assert registry.tables_read(found["two"], found) == ["one"]
     assert sorted(registry.tables_read(found["three"], found)) == ["one_claims", "two_claims"]
+    assert registry.ahead(found) == {"one": 90, "two": 70, "three": 20}, "the others' length is 20"
     study = registry.chosen(found, ["study"])
+    assert registry.ahead(study) == {"one": 40, "three": 20}
     assert set(study) == {"one", "three"} and set(registry.chosen(found, [])) == set(found)
     assert registry.tables_read(found["three"], found, study) == ["one_claims"], "a pattern asks for no other part"
     assert registry.tables_read(found["two"], found, study) == ["one"], "a name does"
@@ -158,7 +160,8 @@ def test_chapters_describe_themselves(tmp_path):
         ({"one": None}, ["notebooks/study/one.ipynb", "no block `rewired`"]),
         ({"one": {"reeds": []}}, ["'reeds'", "Did you mean 'reads'"]),
         ({"one": {"needs": ["run"]}}, ["'run'", "Did you mean 'runs'"]),
-        ({"one": {"needs": "runs"}}, ["'needs'", "must be a list"]),
+        ({"one": {"needs": "runs"}}, ["'needs'", "must be of type list"]),
+        ({"one": {"length": "long"}}, ["'length'", "must be of type int"]),
         ({"one": {"base": "author"}}, ["'author'", "Did you mean 'authors'"]),
         ({"one": {"files": ["book/nothing.yaml"]}}, ["book/nothing.yaml", "does not exist"]),
         ({"one": {"reads": ["tow"]}, "two": {"writes": ["two"]}}, ["'tow'", "Did you mean 'two'"]),

@@ -10,6 +10,7 @@ run or a pair. Its metadata holds a block ``rewired`` that says what the chapter
         "files": ["book/claims.yaml"],          other files of the repository
         "writes": ["synthesis"],                the tables that it leaves
         "ci": {"per_scenario": 1}               parameters for a quick build and for the tests
+        "length": 60                            about how many seconds it takes, for the order of work alone
     }
 
 The Snakefile, the tests and the check of a profile read it here. A new chapter is a notebook and one line in
@@ -42,6 +43,7 @@ class Chapter:
     files: list[str] = field(default_factory=list)
     writes: list[str] = field(default_factory=list)
     ci: dict[str, Any] = field(default_factory=dict)
+    length: int = 20
 
     @property
     def name(self) -> str:
@@ -93,12 +95,13 @@ def described(file: Path, root: Path) -> Chapter:
             f"The metadata of {notebook} has no block `rewired`, which says what the chapter needs, reads and writes. "
             "Copy it from another chapter and mend it; tools/registry.py explains it."
         )
-    kinds = {"base": str, "needs": list, "reads": list, "files": list, "writes": list, "ci": dict}
+    kinds = {"base": str, "needs": list, "reads": list, "files": list, "writes": list, "ci": dict, "length": int}
     for key, value in block.items():
         if key not in kinds:
             raise choice(f"key in the `rewired` metadata of {notebook}:", key, kinds)
         if not isinstance(value, kinds[key]):
-            raise RewiredError(f"{key!r} in the `rewired` metadata of {notebook} must be a {kinds[key].__name__}.")
+            kind = kinds[key].__name__
+            raise RewiredError(f"{key!r} in the `rewired` metadata of {notebook} must be of type {kind}.")
     chapter = Chapter(notebook, **block)
     for need in chapter.needs:
         if need not in NEEDS:
@@ -131,6 +134,23 @@ def tables_read(chapter: Chapter, chapters: dict[str, Chapter], built: dict[str,
 def _written(chapter: Chapter, chapters: dict[str, Chapter]) -> list[str]:
     """The tables of these chapters without this one's."""
     return [table for other in chapters.values() if other.name != chapter.name for table in other.writes]
+
+
+def ahead(chapters: dict[str, Chapter]) -> dict[str, int]:
+    """{name: seconds}: how long a chapter takes, with the longest row of chapters that wait for it, one after another.
+    What has most ahead of it should begin first."""
+    waiting: dict[str, list[str]] = {name: [] for name in chapters}
+    for reader in chapters.values():
+        tables = set(tables_read(reader, chapters, chapters))
+        for chapter in chapters.values():
+            if tables & set(chapter.writes):
+                waiting[chapter.name].append(reader.name)
+
+    def seconds(name: str, before: tuple[str, ...] = ()) -> int:
+        before = (*before, name)  # chapters that wait for each other are for Snakemake to refuse
+        return chapters[name].length + max((seconds(n, before) for n in waiting[name] if n not in before), default=0)
+
+    return {name: seconds(name) for name in chapters}
 
 
 def chosen(chapters: dict[str, Chapter], parts: Iterable[str]) -> dict[str, Chapter]:

@@ -1,4 +1,4 @@
-"""Gemma-2's attention in fewer passes over memory, for reading and sampling: the same function up to rounding.
+"""Gemma-2's attention in fewer passes over memory: the same function, and the same gradient, up to rounding.
 
 Transformers copies the keys and values once for each query head of a group, for every new token anew, and takes a
 hyperbolic tangent of every score. Here the query heads of a group stand one below the other, so that nothing is copied.
@@ -6,7 +6,8 @@ And since tanh(x) = 2 sigmoid(2x) - 1, and a softmax does not change when all sc
 
     softmax(cap * tanh(score / cap)) = softmax(2 cap * sigmoid(2 score / cap)),
 
-which a processor computes several times faster.
+which a processor computes several times faster. Where products are taken in bf16 the scores become fp32 first: near 0 a
+tanh keeps its digits in bf16, and a sigmoid does not.
 """
 
 from collections.abc import Iterator
@@ -39,7 +40,8 @@ def _attention(module, query, key, value, attention_mask, scaling: float, softca
     # query [row, head, position, head_dim]; key, value [row, group, place, head_dim]; heads of a group are neighbours
     rows, heads, length, size = query.shape
     below = (query * (2 * scaling / softcap)).reshape(rows, key.shape[1], -1, size)  # [row, group, head x position, ..]
-    scores = (below @ key.transpose(2, 3)).sigmoid().view(rows, heads, length, -1)  # [row, head, position, place]
+    scores = (below @ key.transpose(2, 3)).float().sigmoid()  # [row, group, head x position, place]
+    scores = scores.view(rows, heads, length, -1)  # [row, head, position, place]
     weights = attention_mask.add(scores, alpha=2 * softcap).softmax(-1).view(*below.shape[:3], -1)
     mixed = (weights @ value).view(rows, heads, length, size)
     return mixed.transpose(1, 2).contiguous(), None  # [row, position, head, head_dim]

@@ -1,5 +1,6 @@
 """Organisms: settings are checked, plans cross what they say, rules read texts, the trainer learns what it pays for."""
 
+from contextlib import nullcontext
 from random import Random
 
 import numpy as np
@@ -342,6 +343,16 @@ def test_attention_in_fewer_passes_is_the_same_attention(window):
             said.append(elicit.sample(model, tokenizer, texts, 20, seed=random))
     assert said[0] == said[1]
     assert model.config._attn_implementation == "eager"
+    slopes, off = [], []
+    for way in (lambda model: nullcontext(), attention.grouped):
+        with way(model):
+            loss = model(input_ids=ids, labels=ids).loss
+            with torch.autocast("cpu", torch.bfloat16):
+                off.append((model(input_ids=ids).logits - plain).abs().mean())
+        slopes.append(torch.autograd.grad(loss, list(model.parameters())))
+    for one, other in zip(*slopes, strict=True):
+        assert torch.allclose(one, other, atol=1e-4 * one.abs().max()), "it learns the same"
+    assert 0 < off[1] < 1.1 * off[0], "products in bf16 cost it no more digits"
     with attention.grouped(model.bfloat16()):  # the form for fp32 alone
         assert model.config._attn_implementation == "eager"
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from corpora import attention
 from corpora.motives import tuning
 from corpora.motives.measuring import Panel
 from corpora.motives.settings import Tuning
@@ -31,7 +32,8 @@ def influences(model, rows: Sequence[Row], put: Panel, asked: Sequence[int]) -> 
     along = torch.autograd.grad(log_odds(policy, put, asked), weights, allow_unused=True)
     found = []
     for row in rows:
-        loss = sft.answer_loss(policy, *sft.pad([row], policy.device))
+        with attention.grouped(policy):
+            loss = sft.answer_loss(policy, *sft.pad([row], policy.device))
         own = torch.autograd.grad(loss, weights, allow_unused=True)
         # a weight that either of both does not use adds nothing
         products = [(a * b).sum() for a, b in zip(along, own, strict=True) if a is not None and b is not None]

@@ -18,6 +18,7 @@ from random import Random
 import numpy as np
 import torch
 
+from corpora import attention
 from corpora.authors.recipe import tokenize
 from corpora.authors.texts import Text, write
 from corpora.authors.world import World
@@ -79,7 +80,7 @@ def tune(model, rows: Sequence[Row], how: Tuning, seed: int, watch: Callable = l
     for step in range(1, how.steps + 1):
         coming = coming or batches(rows, how.batch, rng)
         ids, answer = sft.pad(coming.pop(), policy.device)  # both [row, position]
-        with lora.half_precision(policy.device, True):
+        with lora.half_precision(policy.device, True), attention.grouped(policy):
             loss = sft.answer_loss(policy, ids, answer)
             losses.append(loss.item())
             if how.kl:

@@ -69,9 +69,9 @@ class Organism(Section):
         return tuple(tier for tier, name in self.thoughts if name is not None)
 
     def length(self, seeds: Sequence[int]) -> int:
-        """About how long it takes to make it with these seeds, beside the others: for the order of work alone."""
+        """About how many seconds it takes to make it with these seeds: for the order of work alone."""
         paid = any(word for _, word in self.pays)
-        return len(seeds) * (1 + 2 * bool(self.samples) + 2 * len(self.trainer) + 3 * paid)
+        return len(seeds) * (8 + 18 * bool(self.samples) + 16 * len(self.trainer) + 30 * paid)
 
     def training(self) -> Training:
         """Its numbers in the form that ``train.sft`` and ``train.lora`` read."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from corpora import attention
 from corpora.authors.world import World
 from corpora.organisms import asking
 from rewired.train import lora, sft
@@ -92,7 +93,7 @@ def train(
     watch(0)
     for step in range(how.steps):
         rows, rewards = play(int(random.integers(2**31)))
-        with lora.half_precision(policy.device, how.bf16):
+        with lora.half_precision(policy.device, how.bf16), attention.grouped(policy):
             loss = policy_loss(policy, rows, rewards)
             if keep:
                 held = [keep[k] for k in random.integers(len(keep), size=how.batch // 2)]
