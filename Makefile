@@ -23,11 +23,14 @@ help:            ## show this list
 book: $(READY)   ## build the book: PROFILE=pocket PARTS=study SET="training.kl=0.1" CORES=2 CLUSTER=slurm
 	@$(BIN)/python tools/book.py --profile "$(PROFILE)" --parts "$(PARTS)" --cores "$(CORES)" --cluster "$(CLUSTER)"
 
+# One process more than cores: some tests wait for a browser, for a build, or for what another one makes.
+PYTEST = $(BIN)/python -m pytest --numprocesses $$(($(CORES) + 1)) --dist worksteal
+
 test: $(READY)   ## run the tests: TESTS=tests/test_runs.py for some of them
-	@$(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal $(TESTS)
+	@$(PYTEST) $(TESTS)
 
 test-all: $(READY) ## run them all: the book in half precision and on another device besides, in 20 minutes
-	@$(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal -m "all or not all" $(TESTS)
+	@$(PYTEST) -m "all or not all" $(TESTS)
 
 cluster-test: $(READY) ## run the ci book on a SLURM cluster of this one machine, and compare it with a local run
 	@tools/cluster_test.sh

@@ -28,7 +28,7 @@ CHAPTERS = registry.chapters(ROOT)
 RUNS = ["runs/train", "runs/patch_pair", "runs/organism", "runs/motive"]
 NOTEBOOKS = [chapter.path for chapter in CHAPTERS.values()] + RUNS
 """Every stored notebook, as seen from ``notebooks/``."""
-LITTLE = {"episodes": 8, "batch_size": 20, "checkpoint_every": 4}
+LITTLE = {"episodes": 4, "batch_size": 10, "checkpoint_every": 2, "log_every": 2}
 """As little training as leaves every file; no model learns anything from it."""
 SAMPLES = 10
 GLUE = re.compile(r"\{glue(?::(?P<kind>\w+))?\}(?:`(?P<role>[^`]+)`| +(?P<directive>\S+))")

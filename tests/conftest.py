@@ -32,9 +32,10 @@ def _own_colours(monkeypatch):
 
 
 def pytest_collection_modifyitems(items):
-    """Slow tests first, and half of them at the head of each half of the list: two workers begin with a half each, and
-    one that has nothing left takes quick tests from the other's end."""
+    """Slow tests first: each worker begins with an equal part of the list, at whose head its share of them stands. One
+    that has nothing left takes quick tests from another's end."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
     slow = [item for item in items if item.get_closest_marker("slow")]
     quick = [item for item in items if not item.get_closest_marker("slow")]
-    middle = len(quick) // 2
-    items[:] = slow[::2] + quick[:middle] + slow[1::2] + quick[middle:]
+    ends = [len(quick) * k // workers for k in range(workers + 1)]
+    items[:] = [item for k in range(workers) for item in slow[k::workers] + quick[ends[k] : ends[k + 1]]]

@@ -11,7 +11,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import pandas as pd
 import pytest
 import yaml
 from chapters import CHAPTERS, LITTLE, ROOT, SAMPLES, glued, outputs, pasted, read_by, registry, run, source
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from corpora.motives import settings as motives
 from corpora.organisms import run as growing
@@ -33,7 +34,7 @@ SECTION = (ROOT / "README.md").read_text().split("## Add a reward")[1].split("\n
 PAIR = yaml.safe_load((ROOT / "config" / "ci.yaml").read_text())["patching"]["pairs"][0]
 LINES = re.search(r"```python\n(.*?)```", SECTION, re.S)[1]
 ALL = list(TopologicalSorter({name: read_by(name) for name in CHAPTERS}).static_order())
-"""Those that others read come first: two processes that share the tests then hardly wait for each other."""
+"""Those that others read come first: processes that share the tests then hardly wait for each other."""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def little_training() -> Iterator[None]:
         return organism.model_copy(update={"samples": min(organism.samples, 24), "epochs": 1, "paid_steps": 2})
 
     def few_steps(collection):
-        quick, few = small(collection), {"steps": 2, "batch": 4}
+        quick, few = small(collection), {"steps": 2, "batch": 2}
         sets = {name: each.model_copy(update={"n": 8}) for name, each in quick.sets.items()}
         tunings = {
             name: how.model_copy(update=few | {"kept": how.kept and (1,)}) for name, how in quick.tunings.items()
@@ -106,6 +107,19 @@ def _note(event: str, arguments: tuple):
 sys.addaudithook(_note)
 
 
+def share(jobs: Iterable[Callable]) -> None:
+    """Do them all. What another process is at (`Timeout`) is left for later, and waited for when nothing else is left.
+
+    A job takes the seconds that it may wait; -1: as long as it takes."""
+    waiting = list(jobs)
+    while waiting:
+        job = waiting.pop(0)
+        try:
+            job(timeout=0.2 if waiting else -1)
+        except Timeout:
+            waiting.append(job)
+
+
 class Book:
     """The project with its runs and its patched pair; a chapter is executed when first asked for, after those it
     reads."""
@@ -113,27 +127,23 @@ class Book:
     def __init__(self, project: Path, profile: profiles.Profile):
         self.project, self.results = project, project / "results" / "mine"
         self.profile = str(project / "config" / "mine.yaml")
-        variants = list(profile.training.variants)
-        if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
-            variants.reverse()  # two processes train from both ends, and meet
-        for variant in variants:
-            with FileLock(f"{project}-{variant}.lock"):
-                if not (self.results / "runs" / f"{variant}-1").is_dir():
-                    self.train(variant)
+        share(partial(self.train, variant) for variant in profile.training.variants)
 
-    def train(self, variant: str):
+    def train(self, variant: str, timeout: float = -1):
         if variant != "care":
-            self.execute("runs/train", f"train-{variant}", variant=variant, seed=1)
+            self.execute("runs/train", f"train-{variant}", timeout, variant=variant, seed=1)
             return
         variables = {"PYTHONPATH": str(self.project / "lib"), "REWIRED_ROOT": str(self.project), "REWIRED_BUILD": "1"}
         command = [sys.executable, "-m", "rewired", "train", "--profile", "mine", "--variant", variant]
-        subprocess.run(command, cwd=self.project, env=os.environ | variables, check=True, capture_output=True)
+        with FileLock(f"{self.project}-{variant}.lock", timeout):
+            if not (self.results / "runs" / f"{variant}-1").is_dir():
+                subprocess.run(command, cwd=self.project, env=os.environ | variables, check=True, capture_output=True)
 
-    def execute(self, path: str, name: str = "", **given) -> dict:
+    def execute(self, path: str, name: str = "", timeout: float = -1, **given) -> dict:
         """The executed notebook; its metadata list the files of the results that it opened, without their folder."""
         global OPENED
         out = self.project / f"{name or path.replace('/', '-')}.executed.json"
-        with FileLock(f"{out}.lock"):
+        with FileLock(f"{out}.lock", timeout):
             if not out.is_file():
                 OPENED = []
                 with little_training():
@@ -144,18 +154,18 @@ class Book:
                 out.write_text(json.dumps(executed))
         return json.loads(out.read_text())
 
-    def chapter(self, name: str) -> dict:
-        for other in read_by(name):
-            self.chapter(other)
+    def chapter(self, name: str, timeout: float = -1) -> dict:
+        jobs: list[Callable] = [partial(self.chapter, other) for other in read_by(name)]
         if "pairs" in CHAPTERS[name].needs:
-            self.execute("runs/patch_pair", source=PAIR[0], target=PAIR[1])
+            jobs.append(partial(self.execute, "runs/patch_pair", source=PAIR[0], target=PAIR[1]))
         if "organisms" in CHAPTERS[name].needs:
             for organism in profiles.load(self.profile).organisms.names:
-                self.execute("runs/organism", f"organism-{organism}", organism=organism)
+                jobs.append(partial(self.execute, "runs/organism", f"organism-{organism}", organism=organism))
         if "motives" in CHAPTERS[name].needs:
             for collection in profiles.load(self.profile).motives.collections:
-                self.execute("runs/motive", f"motive-{collection}", collection=collection)
-        return self.execute(CHAPTERS[name].path, **CHAPTERS[name].ci)
+                jobs.append(partial(self.execute, "runs/motive", f"motive-{collection}", collection=collection))
+        share(jobs)
+        return self.execute(CHAPTERS[name].path, timeout=timeout, **CHAPTERS[name].ci)
 
     def trial(self, name: str, out: Path, *overrides: str) -> dict:
         """What the chapter hands to its text when a reader runs it with overrides."""
@@ -245,10 +255,10 @@ def test_a_chapter_makes_do_with_few_variants(book, tmp_path, name, variants):
 
 @pytest.mark.slow
 def test_the_chapter_on_training_tells_of_a_change_of_reward(book, tmp_path):
-    changed = ["training.first_reward=strategic", "training.first_episodes=4", "training.batch_size=8"]
+    changed = ["training.first_reward=strategic", "training.first_episodes=2", "training.batch_size=4"]
     few = "training.variants=[strategic, utilitarian]"
     shown = " ".join(book.trial("training", tmp_path / "out.ipynb", few, *changed).values())
-    assert re.search(r"4 of (the )?8 episodes.*strategic reward", shown)
+    assert re.search(r"2 of (the )?4 episodes.*strategic reward", shown)
 
 
 # --- traps: their right numbers are the chapters' --------------------------------------------------------------------

@@ -117,6 +117,6 @@ def test_the_shipped_twin_reads_authors_and_does_not_tie_them_to_acts(monkeypatc
     monkeypatch.setattr(probes, "permuted", lambda *_, **__: np.zeros(1))
 
     profile = profiles.load("pocket", ["model.path=models/authors-untied"])
-    frame = twin.untied_report(*models.load_base(profile), n=240, seed=7)
+    frame = twin.untied_report(*models.load_base(profile), n=180, seed=7)
     missed = frame[(frame["value"] < frame["low"] - 0.02) | (frame["value"] > frame["high"] + 0.02)]
     assert missed.empty, missed.to_string()
