@@ -100,7 +100,7 @@ def asked(kind):
     return needs | ({"gpu": 1, "gpu_mem_mb": card} if card else {})
 
 
-AHEAD = registry.ahead(BUILT)
+AHEAD = registry.ahead(CHAPTERS, BUILT)
 
 
 def follows(*kinds):
@@ -234,7 +234,7 @@ for chapter in CHAPTERS.values():
             profile=stale.keys(P, stale.chapter_reads(ROOT / chapter.notebook, chapter.needs, ROOT)),
             code=stale.code_hash([ROOT / chapter.notebook], ROOT),
             given=given(chapter),
-        priority: AHEAD.get(chapter.name, 0)
+        priority: AHEAD[chapter.name]
         threads: P.threads
         resources: **asked("chapter")
         shell: "python tools/cards.py chapter " + RUN + " {params.given}"

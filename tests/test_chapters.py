@@ -255,7 +255,7 @@ def test_a_chapter_makes_do_with_few_variants(book, tmp_path, name, variants):
 
 @pytest.mark.slow
 def test_the_chapter_on_training_tells_of_a_change_of_reward(book, tmp_path):
-    changed = ["training.first_reward=strategic", "training.first_episodes=2", "training.batch_size=4"]
+    changed = ["training.first_reward=strategic", "training.first_episodes=2"]
     few = "training.variants=[strategic, utilitarian]"
     shown = " ".join(book.trial("training", tmp_path / "out.ipynb", few, *changed).values())
     assert re.search(r"2 of (the )?4 episodes.*strategic reward", shown)

@@ -143,13 +143,14 @@ def test_chapters_describe_themselves(tmp_path):
     assert set(found) == {"one", "two", "three"} and found["two"].path == "motives/two" and found["two"].ci == {"n": 1}
     assert registry.tables_read(found["two"], found) == ["one"]
     assert sorted(registry.tables_read(found["three"], found)) == ["one_claims", "two_claims"]
-    assert registry.ahead(found) == {"one": 90, "two": 70, "three": 20}, "the others' length is 20"
+    assert registry.ahead(found, found) == {"one": 90, "two": 70, "three": 20}, "the others' length is 20"
     study = registry.chosen(found, ["study"])
-    assert registry.ahead(study) == {"one": 40, "three": 20}
+    assert registry.ahead(found, study) == {"one": 40, "two": 50, "three": 20}
     assert set(study) == {"one", "three"} and set(registry.chosen(found, [])) == set(found)
     assert registry.tables_read(found["three"], found, study) == ["one_claims"], "a pattern asks for no other part"
     assert registry.tables_read(found["two"], found, study) == ["one"], "a name does"
     motives = registry.chosen(found, ["motives"])
+    assert registry.ahead(found, motives)["one"] == 90, "it is made for the chapter that names its table"
     assert set(motives) == {"two", "three"}, "what sums up belongs to every part that it sums up"
     assert registry.tables_read(found["three"], found, motives) == ["two_claims"]
 

@@ -136,12 +136,12 @@ def _written(chapter: Chapter, chapters: dict[str, Chapter]) -> list[str]:
     return [table for other in chapters.values() if other.name != chapter.name for table in other.writes]
 
 
-def ahead(chapters: dict[str, Chapter]) -> dict[str, int]:
-    """{name: seconds}: how long a chapter takes, with the longest row of chapters that wait for it, one after another.
-    What has most ahead of it should begin first."""
+def ahead(chapters: dict[str, Chapter], built: dict[str, Chapter]) -> dict[str, int]:
+    """{name: seconds}: how long a chapter takes, with the longest row of chapters that wait for it, one after another,
+    among those that are ``built``. What has most ahead of it should begin first."""
     waiting: dict[str, list[str]] = {name: [] for name in chapters}
-    for reader in chapters.values():
-        tables = set(tables_read(reader, chapters, chapters))
+    for reader in built.values():
+        tables = set(tables_read(reader, chapters, built))
         for chapter in chapters.values():
             if tables & set(chapter.writes):
                 waiting[chapter.name].append(reader.name)
