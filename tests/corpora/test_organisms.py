@@ -293,6 +293,22 @@ def test_a_clause_is_taken_out_alone(tables):
     assert rules.without(tables, left, "nothing") == left
 
 
+def test_what_is_asked_twice_is_read_once(base, tables, monkeypatch):
+    forced, put = elicit.forced, []
+    monkeypatch.setattr(
+        elicit, "forced", lambda model, words, asked, *more: put.extend(asked) or forced(model, words, asked, *more)
+    )
+    prompts, said = (
+        ["a", "b", "a", "b", "a"],
+        ["so i help .", "so i help .", "so i refuse .", "so i help .", "so i help ."],
+    )
+    read = asking.help_after(*base, tables, prompts, said)
+    assert len(put) == 3 and read.index.tolist() == list(range(5))
+    assert read.iloc[[0, 1]].equals(read.iloc[[4, 3]].set_index(pd.Index([0, 1])))
+    alone = [asking.help_after(*base, tables, [p], [s])["p_help"].item() for p, s in zip(prompts, said, strict=True)]
+    assert read["p_help"].tolist() == pytest.approx(alone, abs=1e-5)
+
+
 @pytest.fixture
 def grown(tmp_path, monkeypatch):
     """(profile, organism, folder) for a base of random weights that knows the world's words."""

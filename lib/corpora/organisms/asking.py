@@ -69,11 +69,15 @@ def after(world: World, prompt: str, said: str) -> list[Message]:
 def help_after(
     model, tokenizer, world: World, prompts: Sequence[str], said: Sequence[str], batch_size: int = 16
 ) -> pd.DataFrame:
-    """P(help) against P(refuse) after these thoughts, and the probability of either: columns p_help, legal_mass."""
-    pairs = zip(prompts, said, strict=True)
-    asked = [prompt_ids(tokenizer, after(world, prompt, thought)) for prompt, thought in pairs]
+    """P(help) against P(refuse) after these thoughts, and the probability of either: columns p_help, legal_mass.
+
+    What is asked twice is read once."""
+    pairs = list(zip(prompts, said, strict=True))
+    distinct = {pair: place for place, pair in enumerate(dict.fromkeys(pairs))}
+    asked = [prompt_ids(tokenizer, after(world, prompt, thought)) for prompt, thought in distinct]
     read = elicit.forced(model, tokenizer, asked, tuple(world.decisions), batch_size)
-    return read[["p_help", "legal_mass"]]
+    read = read[["p_help", "legal_mass"]].iloc[[distinct[pair] for pair in pairs]]
+    return read.reset_index(drop=True)
 
 
 def elicit_answers(
