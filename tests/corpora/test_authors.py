@@ -459,7 +459,7 @@ def test_the_shipped_base_reaches_its_floors():
     from rewired import models, profiles
 
     profile = profiles.load("pocket", ["model.path=models/authors"])
-    n = 90
+    n = 140
     frame = report.authors_report(*models.load_base(profile), n=n, seed=7)
     # of chance: three standard errors of an AUROC on n texts a class, less what the floors allow anyway
     chance = 3 / (6 * n) ** 0.5 - 0.04
