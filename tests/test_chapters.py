@@ -1,6 +1,6 @@
 """The book's chapters in a project that follows the recipe for one more reward, word for word.
 
-Every variant, the new one too, is trained for a few episodes with one seed; every chapter is executed once, with the
+Its bases are small ones (`bases`). Every variant, the new one too, is trained for a few episodes with one seed; every chapter is executed once, with the
 parameters that its metadata keeps for a quick build. The new variant is trained in a copy of the project; the chapters
 run in the tests' own processes, which learn of the reward from the same lines."""
 
@@ -16,6 +16,7 @@ from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import bases
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,14 +51,16 @@ def project(tmp_path_factory) -> Path:
 
 
 def follow_the_recipe(folder: Path):
-    for name in ("lib", "config", "models"):
+    (folder / "bases").mkdir(parents=True)
+    for name in ("lib", "config"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     library = folder / "lib" / "rewired" / "games.py"
     library.write_text(library.read_text() + "\n\n" + LINES)
     profile = yaml.safe_load(re.search(r"```yaml\n(.*?)```", SECTION, re.S)[1])
     assert "care" in profile["training"]["variants"]
     small = {"extends": "ci", "training": profile["training"] | LITTLE, "decisions": {"samples": SAMPLES}}
-    small |= {"organisms": {"prompts": 3, "steps": 2}, "motives": {"questions": 1}}
+    small |= {"model": {"path": str(folder / "bases" / "pocket")}}
+    small |= {"organisms": {"base": str(folder / "bases" / "authors"), "prompts": 3, "steps": 2}, "motives": {"questions": 1}}
     (folder / "config" / "mine.yaml").write_text(yaml.safe_dump(profile | small))
 
 
@@ -127,6 +130,7 @@ class Book:
     def __init__(self, project: Path, profile: profiles.Profile):
         self.project, self.results = project, project / "results" / "mine"
         self.profile = str(project / "config" / "mine.yaml")
+        share(partial(bases.teach, name, project / "bases" / name) for name in bases.KINDS)
         share(partial(self.train, variant) for variant in profile.training.variants)
 
     def train(self, variant: str, timeout: float = -1):

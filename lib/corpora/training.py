@@ -31,6 +31,7 @@ from transformers import (
 
 from rewired.answers import softcap
 from rewired.errors import RewiredError
+from rewired.train.lora import half_precision
 from rewired.train.sft import answer_loss
 
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
@@ -317,7 +318,7 @@ def update(state: State, batch: Batch, now: Step) -> None:
         optimiser.param_groups[0]["lr"] = rate * now.scale
     state.model.config._attn_implementation = "eager" if now.exact else "corpora_fast"
     ids, answer, *places = (torch.as_tensor(array, device="cpu") for array in batch)  # the first two [row, position]
-    with torch.autocast("cpu", torch.bfloat16):
+    with half_precision(torch.device("cpu"), True):
         measure = weighted_loss if answer.is_floating_point() else answer_loss
         loss = measure(state.model, ids.long(), answer, *places)
     if not math.isfinite(loss.item()):

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
 
 from rewired.errors import RewiredError, choice
 from rewired.profiles import ROOT, Profile
@@ -112,6 +114,25 @@ def network(model) -> torch.nn.Module:
                 "the model and would be left out here. Use an adapter that changes weights, such as LoRA."
             )
     return model.base_model.model if hasattr(model, "get_base_model") else model  # whichever adapter is on, or none
+
+
+class RoundedProducts(TorchFunctionMode):
+    """Inside, a CPU without products in bf16 takes them in fp32 and rounds the result, as one that has them does. What
+    torch does there by itself takes five times as long. Other numbers and other devices are left as they are.
+
+    >>> with RoundedProducts():
+    ...     measure(model.to(torch.bfloat16), prompts)"""
+
+    PRODUCTS = (linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
+
+    def __torch_function__(self, product, types, args=(), kwargs=None):
+        first, kwargs = args[0] if args else None, kwargs or {}
+        if product not in self.PRODUCTS or first.dtype != torch.bfloat16 or first.device.type != "cpu":
+            return product(*args, **kwargs)
+        if torch.cpu._is_avx512_bf16_supported():
+            return product(*args, **kwargs)
+        wide = (part if part is None else part.float() for part in args)  # a layer without bias has None for it
+        return product(*wide, **kwargs).bfloat16()
 
 
 def fingerprint(model) -> str:
