@@ -17,20 +17,20 @@ from corpora.pocket import recipe as pocket
 from corpora.training import Stage
 
 SIZES = {"layers": 4, "width": 64, "mlp": 128, "heads": 4, "kv_heads": 2}
-CHATS = {"chat": 800}
-TEXTS = {"upright": 300, "named": 300, "answering": 300, "whole": 500, "following": 300, "thoughts": 300}
+CHATS = {"chat": 400}
+TEXTS = {"upright": 200, "named": 200, "answering": 200, "whole": 300, "following": 150, "thoughts": 250}
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 
 
 def _teach_pocket(folder: Path) -> None:
-    stage = Stage(CHATS, seed=1, warmup=20, decay=0.5, exact=0.1)
+    stage = Stage(CHATS, seed=1, warmup=20, decay=0.5, exact=0.1, batch_tokens=1024)
     recipe = pocket.Recipe(**SIZES, stages=(stage,))
     tokenizer = AutoTokenizer.from_pretrained(SHIPPED / "pocket")  # to make one takes longer than to teach this base
     training.train(folder, recipe, tokenizer, lambda: [pocket.batches(stage, tokenizer)])
 
 
 def _teach_authors(folder: Path, tied: bool) -> None:
-    stage = Stage(TEXTS, seed=1, warmup=20, decay=0.5, exact=0.1)
+    stage = Stage(TEXTS, seed=1, warmup=20, decay=0.5, exact=0.1, batch_tokens=1024)
     authors.train_base(folder, authors.Recipe(**SIZES, tied=tied, stages=(stage,), author_weight=(1,), act_weight=(1,)))
 
 

@@ -60,7 +60,10 @@ def follow_the_recipe(folder: Path):
     assert "care" in profile["training"]["variants"]
     small = {"extends": "ci", "training": profile["training"] | LITTLE, "decisions": {"samples": SAMPLES}}
     small |= {"model": {"path": str(folder / "bases" / "pocket")}}
-    small |= {"organisms": {"base": str(folder / "bases" / "authors"), "prompts": 3, "steps": 2}, "motives": {"questions": 1}}
+    small |= {
+        "organisms": {"base": str(folder / "bases" / "authors"), "prompts": 3, "steps": 2},
+        "motives": {"questions": 1},
+    }
     (folder / "config" / "mine.yaml").write_text(yaml.safe_dump(profile | small))
 
 

@@ -120,8 +120,9 @@ def half(tmp_path_factory) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("half")
     changes = HALF | {"model.path": str(tiny.legal_base())}
     chosen = profiles.load("ci", changes)
-    for variant in chosen.training.variants:
-        reinforce.train(chosen, variant, 1, folder / "results" / "ci" / "runs" / f"{variant}-1")
+    with models.RoundedProducts():
+        for variant in chosen.training.variants:
+            reinforce.train(chosen, variant, 1, folder / "results" / "ci" / "runs" / f"{variant}-1")
     return folder, [f"{key}={value}" for key, value in changes.items()]
 
 
@@ -131,7 +132,8 @@ def test_a_chapter_runs_in_half_precision(name, half, tmp_path):
     """Its guard finds every run as training left it, whatever the shapes of its batches."""
     folder, overrides = half
     given = {"profile": "ci", "overrides": overrides, **CHAPTERS[name].ci}
-    run(CHAPTERS[name].path, tmp_path / "out.ipynb", folder, build=False, **given)
+    with models.RoundedProducts():
+        run(CHAPTERS[name].path, tmp_path / "out.ipynb", folder, build=False, **given)
 
 
 @pytest.mark.all

@@ -220,6 +220,34 @@ def test_the_base_loads_eager_frozen_and_in_the_asked_type(tmp_path):
     assert not model.training and not any(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_products_in_half_precision_are_those_of_single_precision_rounded(monkeypatch, able):
+    """On a processor that has none; where it has, they are its own. Nothing else changes, and gradients pass."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: able)
+    torch.manual_seed(1)
+    x, w = (torch.randn(64, 64) for _ in range(2))
+    half, weight = x.bfloat16().requires_grad_(), w.bfloat16()
+    due = (half.float() @ weight.float().T).bfloat16()
+    products = torch.nn.functional.linear, torch.nn.Linear(64, 64, bias=False), lambda a, b: a @ b.T, torch.matmul
+    products[1].weight.data = weight
+    plain = [torch.nn.functional.linear(x, w), products[1](half), half @ weight.T, torch.matmul(half, weight.T)]
+    with models.RoundedProducts():
+        inside = [
+            products[0](x, w),
+            products[1](half),
+            products[2](half, weight),
+            products[3](half, weight.T),
+            products[0](half, weight),
+        ]
+        inside[-1].sum().backward()
+    assert torch.equal(inside[0], plain[0]), "single precision is left as it is"
+    for product in inside[1:]:
+        assert product.dtype == torch.bfloat16
+        assert torch.equal(product, due) or able
+        torch.testing.assert_close(product, due)
+    torch.testing.assert_close(half.grad, weight.sum(0).expand(64, 64))
+
+
 def test_fingerprints_tell_bases_apart(tmp_path):
     one, same, other = (load(tiny.save(tmp_path / name, seed=s))[0] for name, s in (("a", 0), ("b", 0), ("c", 1)))
     assert models.fingerprint(one) == models.fingerprint(same) != models.fingerprint(other)
