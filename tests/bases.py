@@ -1,4 +1,4 @@
-"""Bases for the tests' book, of the kinds that the project ships: half as deep, half as wide, taught for half a minute.
+"""Bases for the tests' book, of the kinds that the project ships: half as deep, half as wide, taught for some seconds.
 
 They answer in the right form and know little else. So the chapters' code runs in a fraction of the time, and meets what
 a good base never shows it: few legal answers, thoughts without the sentences that are looked for. The shipped bases
@@ -17,8 +17,8 @@ from corpora.pocket import recipe as pocket
 from corpora.training import Stage
 
 SIZES = {"layers": 4, "width": 64, "mlp": 128, "heads": 4, "kv_heads": 2}
-CHATS = {"chat": 400}
-TEXTS = {"upright": 200, "named": 200, "answering": 200, "whole": 300, "following": 150, "thoughts": 250}
+CHATS = {"chat": 250}
+TEXTS = {"upright": 100, "named": 100, "answering": 100, "whole": 200, "following": 100, "thoughts": 150}
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 
 

@@ -1,6 +1,7 @@
 """The stored notebooks, their parts, and how a test runs one."""
 
 import atexit
+import gc
 import hashlib
 import json
 import os
@@ -121,5 +122,6 @@ def run(path: str, out: Path, root: Path, build: bool = True, **parameters) -> d
         environment.setenv("REWIRED_ROOT", str(root))
         if build:
             environment.setenv("REWIRED_BUILD", "1")
+        gc.freeze()  # at the end of a notebook IPython looks for garbage: among its own objects, not among all
         execute(ROOT / "notebooks" / f"{path}.ipynb", out, parameters, here=True)
     return json.loads(out.read_text())

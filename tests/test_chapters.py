@@ -1,8 +1,8 @@
 """The book's chapters in a project that follows the recipe for one more reward, word for word.
 
-Its bases are small ones (`bases`). Every variant, the new one too, is trained for a few episodes with one seed; every chapter is executed once, with the
-parameters that its metadata keeps for a quick build. The new variant is trained in a copy of the project; the chapters
-run in the tests' own processes, which learn of the reward from the same lines."""
+Its bases are small ones (`bases`). Every variant, the new one too, is trained for a few episodes with one seed; every
+chapter is executed once, with the parameters that its metadata keeps for a quick build. The new variant is trained in a
+copy of the project; the chapters run in the tests' own processes, which learn of the reward from the same lines."""
 
 import contextlib
 import json
@@ -59,11 +59,9 @@ def follow_the_recipe(folder: Path):
     profile = yaml.safe_load(re.search(r"```yaml\n(.*?)```", SECTION, re.S)[1])
     assert "care" in profile["training"]["variants"]
     small = {"extends": "ci", "training": profile["training"] | LITTLE, "decisions": {"samples": SAMPLES}}
-    small |= {"model": {"path": str(folder / "bases" / "pocket")}}
-    small |= {
-        "organisms": {"base": str(folder / "bases" / "authors"), "prompts": 3, "steps": 2},
-        "motives": {"questions": 1},
-    }
+    bases_of = {name: str(folder / "bases" / name) for name in ("pocket", "authors")}
+    small |= {"model": {"path": bases_of["pocket"]}, "motives": {"questions": 1}}
+    small |= {"organisms": {"base": bases_of["authors"], "prompts": 3, "steps": 2}}
     (folder / "config" / "mine.yaml").write_text(yaml.safe_dump(profile | small))
 
 

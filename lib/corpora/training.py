@@ -31,6 +31,7 @@ from transformers import (
 
 from rewired.answers import softcap
 from rewired.errors import RewiredError
+from rewired.models import RoundedProducts
 from rewired.train.lora import half_precision
 from rewired.train.sft import answer_loss
 
@@ -329,7 +330,8 @@ def update(state: State, batch: Batch, now: Step) -> None:
     loss.backward()
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
     for optimiser in state.optimisers:
-        optimiser.step()
+        with RoundedProducts():  # Muon takes its products in bf16
+            optimiser.step()
         optimiser.zero_grad()
     state.step += 1
     state.tokens += ids.numel()

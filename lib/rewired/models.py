@@ -123,7 +123,7 @@ class RoundedProducts(TorchFunctionMode):
     >>> with RoundedProducts():
     ...     measure(model.to(torch.bfloat16), prompts)"""
 
-    PRODUCTS = (linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__)
+    PRODUCTS = (linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.addmm)
 
     def __torch_function__(self, product, types, args=(), kwargs=None):
         first, kwargs = args[0] if args else None, kwargs or {}
