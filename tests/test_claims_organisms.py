@@ -118,6 +118,10 @@ def test_numbers_of_the_chain():
 
 def test_a_chain_that_nothing_could_move_is_not_judged():
     assert "nothing could move it" in claim_cells.run("chain", "causal_chain", **linked(0.3, whole=0.99))["cannot"]
+    for edit in ("aware", "value", "strategy"):
+        frames = linked(0.3)
+        frames["effects"] = frames["effects"][frames["effects"]["edit"] != edit]
+        assert "lack a sentence" in claim_cells.run("chain", "causal_chain", **frames)["cannot"], edit
     few = acting(np.nan, 0.1)
     assert "six" in claim_cells.run("chain", "criterion_1a", **few)["cannot"]
 
