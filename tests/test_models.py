@@ -228,20 +228,16 @@ def test_products_in_half_precision_are_those_of_single_precision_rounded(monkey
     x, w = (torch.randn(64, 64) for _ in range(2))
     half, weight = x.bfloat16().requires_grad_(), w.bfloat16()
     due = (half.float() @ weight.float().T).bfloat16()
-    products = torch.nn.functional.linear, torch.nn.Linear(64, 64, bias=False), lambda a, b: a @ b.T, torch.matmul
-    products[1].weight.data = weight
-    plain = [torch.nn.functional.linear(x, w), products[1](half), half @ weight.T, torch.matmul(half, weight.T)]
+    layer = torch.nn.Linear(64, 64, bias=False)
+    layer.weight.data = weight
+    multiply, nothing = torch.nn.functional.linear, torch.zeros(64, 64).bfloat16()
+    single = multiply(x, w)
     with models.RoundedProducts():
-        inside = [
-            products[0](x, w),
-            products[1](half),
-            products[2](half, weight),
-            products[3](half, weight.T),
-            products[0](half, weight),
-        ]
-        inside[-1].sum().backward()
-    assert torch.equal(inside[0], plain[0]), "single precision is left as it is"
-    for product in inside[1:]:
+        assert torch.equal(multiply(x, w), single), "single precision is left as it is"
+        found = [layer(half), half @ weight.T, torch.matmul(half, weight.T), multiply(half, weight=weight)]
+        found += [torch.addmm(nothing, half, weight.T, beta=1), multiply(input=half, weight=weight)]
+        found[0].sum().backward()
+    for product in found:
         assert product.dtype == torch.bfloat16
         assert torch.equal(product, due) or able
         torch.testing.assert_close(product, due)

@@ -126,13 +126,15 @@ class RoundedProducts(TorchFunctionMode):
     PRODUCTS = (linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.addmm)
 
     def __torch_function__(self, product, types, args=(), kwargs=None):
-        first, kwargs = args[0] if args else None, kwargs or {}
-        if product not in self.PRODUCTS or first.dtype != torch.bfloat16 or first.device.type != "cpu":
+        kwargs, able = kwargs or {}, torch.cpu._is_avx512_bf16_supported()
+        if able or product not in self.PRODUCTS or not any(map(_half, (*args, *kwargs.values()))):
             return product(*args, **kwargs)
-        if torch.cpu._is_avx512_bf16_supported():
-            return product(*args, **kwargs)
-        wide = (part if part is None else part.float() for part in args)  # a layer without bias has None for it
-        return product(*wide, **kwargs).bfloat16()
+        wide = {name: part.float() if _half(part) else part for name, part in kwargs.items()}
+        return product(*(part.float() if _half(part) else part for part in args), **wide).bfloat16()
+
+
+def _half(part) -> bool:
+    return isinstance(part, torch.Tensor) and part.dtype == torch.bfloat16 and part.device.type == "cpu"
 
 
 def fingerprint(model) -> str:
