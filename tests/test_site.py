@@ -167,7 +167,9 @@ BROKEN = """
 <div class="rewired-scroll"><table class="rewired-table"><tr><td>row</td><td>answer</td><td><div style="width:2000px">x
 </div></td></tr></table></div>
 <div class="cell_input"><div class="highlight" style="width:300px"><pre>a_line_that_is_wider_than_its_cell_by_far = 1
-</pre></div></div></article>
+</pre></div></div><svg><desc>smallest text: 8.5 px of 342</desc></svg>
+<svg><desc>smallest text: 9.0 px of 342</desc></svg>
+</article>
 """
 
 
@@ -187,11 +189,13 @@ def test_the_browser_finds_nothing_and_then_everything(book):
             "code scrolls sideways: a_line_that_is_wider",
             "a traceback",
             "intro.html (light, 1440 px): table is cut: row answer",
+            "intro.html: a figure with text of 8.5 px",
             "dead link book/nowhere.html",
             "intro.html#noplace",
         ),
     ):
         assert word in problems, word
+    assert "text of 9" not in problems
     assert "(dark, 390 px): table is cut" not in problems, "its answer is seen; the rest may be scrolled to"
 
 

@@ -3,14 +3,16 @@
 Each page is loaded twice: in the light theme on a desk-wide screen, and in the dark theme at the width of a telephone.
 Reported are console errors and uncaught exceptions, requests that fail or go to another host, images that do not show,
 links to nowhere, a page wider than the screen, a table that is cut (on a telephone: its first two columns), text too
-faint for its background, formulas that were not set, code that must be scrolled sideways on the wide screen, and
-tracebacks. What is folded is opened first. Chromium is driven through its DevTools protocol.
+faint for its background, formulas that were not set, code that must be scrolled sideways on the wide screen, text in a
+figure that a telephone cannot show, and tracebacks. What is folded is opened first. Chromium is driven through its
+DevTools protocol.
 
     python tools/browser_check.py [_build/html]
 """
 
 import contextlib
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -30,6 +32,8 @@ import websocket
 VIEWS = {"light, 1440 px": ("light", 1440), "dark, 390 px": ("dark", 390)}
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 MIN_CONTRAST = 3.0
+SMALLEST = 9.0
+"""Pixels of the smallest text in a figure, on a telephone; a figure's file says what it has (`rewired.plots.save`)."""
 
 PROBE = (Path(__file__).parent / "browser_probe.js").read_text().replace("MIN_CONTRAST", str(MIN_CONTRAST))
 
@@ -164,6 +168,14 @@ def dead_links(pages: dict[str, dict], root: str, folder: Path) -> Iterator[tupl
                 yield address, link
 
 
+def tiny(folder: Path) -> Iterator[str]:
+    """Figures of the site, in files or in pages, with text that a telephone cannot show."""
+    for file in (*sorted(folder.rglob("*.svg")), *pages_of(folder)):
+        for size in re.findall(r"smallest text: ([\d.]+) px of 342", file.read_text()):
+            if float(size) < SMALLEST:
+                yield f"{file.relative_to(folder).as_posix()}: a figure with text of {size} px on a telephone"
+
+
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
     """The address under which ``folder`` is served on this machine."""
@@ -189,7 +201,7 @@ def check(folder: Path) -> list[str]:
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
     if program is None:
         raise SystemExit(f"The browser check needs Chromium; none of {', '.join(PROGRAMS)} is installed.")
-    files, problems, pages = pages_of(folder), [], {}
+    files, problems, pages = pages_of(folder), [*tiny(folder)], {}
     with served(folder) as root, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         browser = Browser(program, scratch)
         try:
