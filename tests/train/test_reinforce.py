@@ -263,7 +263,7 @@ def test_a_model_of_the_real_width_trains_measures_and_samples(tmp_path, monkeyp
     """gemma-2-2b-it's parameters (rank 64, bf16) on a random-weight model of its width, with few layers and games, and
     with narrow MLPs, which are most of its weights."""
     folder = tiny.save(
-        tmp_path / "model", hidden_size=2304, intermediate_size=128, num_hidden_layers=2, num_attention_heads=8,
+        tmp_path / "model", hidden_size=2304, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=8,
         num_key_value_heads=4, head_dim=256, query_pre_attn_scalar=256, sliding_window=4096, scale=0.02,
     )  # fmt: skip
     monkeypatch.setattr(reinforce, "held_out_set", lambda labels: held_out_set(labels)[::32])
