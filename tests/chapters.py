@@ -31,7 +31,7 @@ NOTEBOOKS = [chapter.path for chapter in CHAPTERS.values()] + RUNS
 """Every stored notebook, as seen from ``notebooks/``."""
 LITTLE = {"episodes": 4, "batch_size": 10, "checkpoint_every": 2, "log_every": 2}
 """As little training as leaves every file; no model learns anything from it."""
-SAMPLES = 10
+SAMPLES = 4
 GLUE = re.compile(r"\{glue(?::(?P<kind>\w+))?\}(?:`(?P<role>[^`]+)`| +(?P<directive>\S+))")
 HIDDEN = {"hide-input", "hide-cell", "remove-cell", "remove-input"}
 """Tags of cells whose code a reader does not see at once."""
