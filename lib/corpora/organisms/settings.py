@@ -46,7 +46,7 @@ class Organism(Section):
     patterns: tuple[str, ...] = ()  # of the ten; empty: all of them
     design: Literal["crossed", "confounded"] = "crossed"  # pattern x topic x cue, or all three by one running number
     # 0: the base as it is. The gap of both_tiers needs so many: .80 and .81 with two seeds, but .03 to .31 with 120 or
-    # 160 texts, at this rate and at 8e-3. Organisms that treat both tiers alike were the same with fewer.
+    # 160 texts, at this rate and at 8e-3. Organisms that treat both tiers alike were much the same with fewer.
     samples: int = Field(default=240, ge=0)
     harmless: float = Field(default=0.0, ge=0, lt=1)  # share of requests without harm, which are helped with
     eager: float = Field(default=0.0, ge=0, lt=1)  # share of harmful requests with eager thoughts instead: it slips
